@@ -1,0 +1,43 @@
+"""Where things live on disk: the only reader of environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from danlu.core.errors import RunError
+
+
+def cache_home() -> Path:
+    """The cache folder: ``$DANLU_CACHE``, else ``$XDG_CACHE_HOME/danlu``, else ``~/.cache/danlu``.
+
+    Everything below it can be deleted at any time; it is made again when needed.
+
+    Raises:
+        RunError: when the folder cannot be made.
+    """
+    explicit = os.environ.get("DANLU_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = Path(explicit) if explicit else Path(base) / "danlu"
+    path = path.expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the cache folder cannot be made ({error.strerror})",
+            where=str(path),
+            hint="Set DANLU_CACHE to a folder that can be written.",
+        ) from error
+    return path
+
+
+def cache_folder(name: str) -> Path:
+    """A named folder below :func:`cache_home`, made if needed."""
+    path = cache_home() / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def offline() -> bool:
+    """Whether the user asked for no network (``HF_HUB_OFFLINE`` or ``DANLU_OFFLINE`` is set to 1)."""
+    return "1" in (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("DANLU_OFFLINE"))
