@@ -49,7 +49,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(
-            f"a configuration is a mapping of keys to values, this is a {type(value).__name__}", where=str(path)
+            f"a configuration is a mapping of keys to values, this is a {type(value).__name__}",
+            where=str(path),
         )
     return {str(key): item for key, item in value.items()}
 
