@@ -27,6 +27,8 @@ def random_adapter(model: Any, folder: Path, *, seed: int = 11, **options: Any) 
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from danlu.models.adapters import save
+
     config = LoraConfig(
         **{"r": 4, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}
     )
@@ -36,7 +38,7 @@ def random_adapter(model: Any, folder: Path, *, seed: int = 11, **options: Any) 
         for name, parameter in attached.named_parameters():
             if "lora_" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    attached.save_pretrained(folder)
+    save(attached, folder)
     return attached.eval()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from danlu.core.console import warn
 from danlu.core.errors import ModelError
+from danlu.models.folders import make_readable
 from danlu.models.hub import fetch
 from danlu.models.quiet import quiet
 from danlu.models.sources import HUB_ID, read_folder_json
@@ -140,6 +141,29 @@ def _check_keys(attached: Any, info: AdapterInfo, model: Any) -> None:
         example = min(missing or unused)
         count = f"{len(missing)} weights are missing" if missing else f"{len(unused)} weights have no place"
         raise _foreign(info, model, f"{count}, for instance {example}")
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the adapter of a ``PeftModel`` or the prefix of a ``PrefixModel``.
+
+    PEFT would ask the hub whether the base's vocabulary has changed; here only ``additional_target`` decides
+    whether embeddings are saved, so nothing is looked up and nothing waits for a network.
+
+    Args:
+        model: with one adapter attached.
+        folder: made if needed.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written.
+    """
+    from danlu.models.prefix import PrefixModel
+
+    if isinstance(model, PrefixModel):
+        model.prefix.save(folder, base=model.name_or_path)
+    else:
+        with quiet():
+            model.save_pretrained(str(folder), save_embedding_layers=False)
+    make_readable(folder)
 
 
 def merge(model: Any, adapters: Sequence[str | Path]) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from danlu.models.sources import packaged_models
+
 CARD = """---
 {front}---
 
@@ -48,7 +50,11 @@ def model_card(lineage: Mapping[str, Any], name: str, has_template: bool) -> str
         "pipeline_tag": "text-generation",
         "tags": ["danlu"],
     }
-    if not Path(base).is_absolute():
+    packaged = packaged_models().get(base)
+    if packaged is not None:
+        metadata["license"] = packaged.licence.lower()
+        metadata["base_model"] = packaged.source.removeprefix("https://huggingface.co/")
+    elif not Path(base).is_absolute():
         metadata["base_model"] = base
     checks = lineage["checks"]
     rows = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.core.console import note
+from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.core.files import sha256, write_json
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter
@@ -22,8 +22,13 @@ from danlu.models.weights import cast_weights, count_parameters, save_weights
 
 MARKER = "danlu_export.json"
 ADAPTER_FOLDER = "adapter"
-MERGE_TOLERANCE = 1e-4
-"""Largest difference of float32 logits, merged against unmerged, in units of their standard deviation."""
+MERGE_TOLERANCE = 1e-3
+"""Largest difference of float32 logits, merged against unmerged, in units of their standard deviation.
+
+Sums in another order differ by 1e-6 in a tiny model and by 3e-4 in thirty layers with a violent adapter."""
+
+NOTICEABLE = 0.5
+"""A change by rounding, in the same unit, from which on it is said."""
 
 RELOAD_TOLERANCE = 1e-5
 """The same, the written folder against the weights in memory, both rounded to the written precision."""
@@ -155,7 +160,10 @@ def _rounded(model: Any, dtype: str) -> tuple[Any, float]:
     cast_weights(cast_weights(model, target), torch.float32)
     rounded = probe(model)
     cast_weights(model, target)
-    return rounded, difference(rounded, exact)
+    change = difference(rounded, exact)
+    if not change < NOTICEABLE:
+        warn(f"rounding to {dtype} moves logits by up to {change:.2g} standard deviations; float32 would not")
+    return rounded, change
 
 
 def _keep_prefix(model: Any, info: AdapterInfo, folder: Path, target: Path) -> Any:

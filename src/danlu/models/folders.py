@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from danlu.core.errors import RunError
+from danlu.core.files import umask
 
 SPARE = 1 << 26
 """Bytes asked for besides the weights: tokenizer, index, card."""
@@ -32,8 +33,9 @@ def whole_folder(target: Path, *, marker: str) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(target, error) from error
     try:
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~umask())
         yield temporary
+        make_readable(temporary)
         _take_place(temporary, target)
     except OSError as error:
         raise _unwritable(target, error) from error
@@ -52,6 +54,13 @@ def _check_target(target: Path, marker: str) -> None:
             where=str(target),
             hint="Choose another output_dir, or empty this one.",
         )
+
+
+def make_readable(folder: Path) -> None:
+    """Give files their usual permissions; safetensors writes files that only their owner can read."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask())
 
 
 def _take_place(temporary: Path, target: Path) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 from danlu.core.console import note
 from danlu.core.errors import MissingDependency, ModelError, RunError
+from danlu.core.files import umask
 from danlu.core.workspace import cache_folder
+from danlu.models.folders import make_readable
 
 LAYOUT = 1
 """Raised when the conversion changes, so that folders made by an older one are not used."""
@@ -50,7 +52,8 @@ def dequantised(file: Path) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=root))
         try:
             _convert(file, temporary)
-            temporary.chmod(0o755)
+            temporary.chmod(0o777 & ~umask())
+            make_readable(temporary)
             temporary.rename(folder)
         except OSError as error:
             if not folder.is_dir():

@@ -66,7 +66,7 @@ def _cached(name: str, revision: str, cache_dir: str | Path | None) -> Path:
 
 def _download(name: str, revision: str, cache_dir: str | Path | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         found = Path(
@@ -82,7 +82,7 @@ def _download(name: str, revision: str, cache_dir: str | Path | None) -> Path:
             f"the hub repository {name!r} (revision {revision}) {reason}",
             hint="Check the spelling; for a gated model, accept its terms and run `hf auth login`.",
         ) from error
-    except (HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # the client library below the hub's, and its errors, change between versions
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the model {name!r} could not be downloaded ({first})") from error
     return found

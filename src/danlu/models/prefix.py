@@ -125,7 +125,6 @@ class PrefixEncoder(nn.Module):
             RunError: when it cannot be written.
         """
         from peft import PrefixTuningConfig
-        from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         config = PrefixTuningConfig(
@@ -142,11 +141,11 @@ class PrefixEncoder(nn.Module):
         config.save_pretrained(str(folder))
         table = self.table().detach().float().cpu().contiguous()
         with replacing(folder / TABLE_FILE) as temporary:
-            save_file({TABLE_KEY: table}, temporary, metadata={"format": "pt"})
+            _write({TABLE_KEY: table}, temporary)
         if self.projection:
             state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
             with replacing(folder / NETWORK_FILE) as temporary:
-                save_file(state, temporary, metadata={"format": "pt"})
+                _write(state, temporary)
 
     @classmethod
     def load(cls, folder: Path, config: Any, *, dropout: float = 0.0) -> PrefixEncoder:
@@ -178,6 +177,14 @@ class PrefixEncoder(nn.Module):
         encoder = cls(shape, projection=True, hidden_size=hidden, dropout=dropout)
         encoder.load_state_dict(state)
         return encoder
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)  # safetensors makes the file readable for its owner only
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
