@@ -159,9 +159,7 @@ def _store(tree: dict[str, Any], path: tuple[str, ...], value: Any, where: str) 
     tree[last] = value
 
 
-def _explain(
-    model: type[Options], error: ValidationError, where: str, places: Mapping[str, str]
-) -> ConfigError:
+def _explain(model: type[Options], error: ValidationError, where: str, places: Mapping[str, str]) -> ConfigError:
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     bare = str(first["loc"][-1]) if first["loc"] else ""

@@ -130,9 +130,7 @@ def _encode_batch(
             numbers.append(number)
             sources.append((conversation, row))
             pieces.append(cut)
-    for number, (conversation, row), encoded in zip(
-        numbers, sources, template.encode_pieces(pieces), strict=True
-    ):
+    for number, (conversation, row), encoded in zip(numbers, sources, template.encode_pieces(pieces), strict=True):
         report.longest = max(report.longest, len(encoded.ids))
         if len(encoded.ids) <= rules.cutoff_len:
             yield from _counted(number, encoded, row, rules, report)

@@ -64,9 +64,7 @@ def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:
     return np.memmap(path, dtype=kind, mode="r")
 
 
-def write_store(
-    folder: Path, sequences: Iterable[tuple[int, Encoded]], keys: Iterable[int], report: Any
-) -> TokenStore:
+def write_store(folder: Path, sequences: Iterable[tuple[int, Encoded]], keys: Iterable[int], report: Any) -> TokenStore:
     """Write sequences as they come and make the folder appear at once when all are there.
 
     Args:
