@@ -35,7 +35,7 @@ def bleu(pairs: Pairs) -> tuple[Column, ...]:
 
 
 def accuracy(pairs: Pairs) -> tuple[Column, ...]:
-    """Share of rows whose answer begins with the reference, between 0 and 1 (empty references never match)."""
+    """Share of rows whose answer begins with the reference, 0 to 1; empty references never match."""
     right = [
         bool(reference) and prediction.startswith(reference)
         for prediction, reference in zip(pairs.predictions, pairs.references)

@@ -32,7 +32,9 @@ def bleu(pairs: Pairs) -> tuple[Column, ...]:
     """
     metric = _sacrebleu().BLEU(tokenize="zh" if pairs.chinese else "13a", effective_order=True)
     scored = [metric.sentence_score(mine, [gold]) for mine, gold in zip(pairs.predictions, pairs.references)]
-    statistics = np.array([[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in scored], np.float64)
+    statistics = np.array(
+        [[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in scored], np.float64
+    )
     corpus = _sacrebleu().BLEU(tokenize="zh" if pairs.chinese else "13a")
     score = corpus.corpus_score(list(pairs.predictions), [list(pairs.references)])
     return (
@@ -69,10 +71,12 @@ def corpus_bleu(sums: Floats, _n: int) -> Floats:
 
 
 def chrf(pairs: Pairs) -> tuple[Column, ...]:
-    """chrF (character n-grams up to 6, β = 2) over the corpus, equal to sacrebleu's (Popović 2015)."""
+    """ChrF (character n-grams up to 6, β = 2) over the corpus, equal to sacrebleu's (Popović 2015)."""
     metric = _sacrebleu().CHRF()
     score = metric.corpus_score(list(pairs.predictions), [list(pairs.references)])
-    statistics = np.array([_chrf_counts(*pair) for pair in zip(pairs.predictions, pairs.references)], np.float64)
+    statistics = np.array(
+        [_chrf_counts(*pair) for pair in zip(pairs.predictions, pairs.references)], np.float64
+    )
     return (
         Column(
             "chrf",
@@ -91,14 +95,15 @@ def _chrf_counts(prediction: str, reference: str) -> list[int]:
     counts = []
     for order in range(1, _CHRF_ORDER + 1):
         one, two = (
-            Counter([text[start : start + order] for start in range(len(text) - order + 1)]) for text in (mine, gold)
+            Counter([text[start : start + order] for start in range(len(text) - order + 1)])
+            for text in (mine, gold)
         )
         counts += [one.total() if two else 0, two.total(), shared(one, two)]
     return counts
 
 
 def corpus_chrf(sums: Floats, _n: int) -> Floats:
-    """chrF from summed counts.
+    """ChrF from summed counts.
 
     Args:
         sums: shape (…, 18): n-grams of the prediction, of the reference, and shared, for each order.
@@ -126,12 +131,16 @@ def rouge_characters(pairs: Pairs) -> tuple[Column, ...]:
     return _rouge(pairs, content_units, "char", "characters, Latin words whole")
 
 
-def _rouge(pairs: Pairs, split: Callable[[str], Sequence[str]], suffix: str, units: str) -> tuple[Column, ...]:
+def _rouge(
+    pairs: Pairs, split: Callable[[str], Sequence[str]], suffix: str, units: str
+) -> tuple[Column, ...]:
     """F = 2PR/(P+R) of each row; n-grams clipped, L by longest common subsequence (Lin 2004)."""
     rows = [_rouge_row(split(mine), split(gold)) for mine, gold in zip(pairs.predictions, pairs.references)]
     protocol = f"F1, {units}, {NORMALISATION}, mean of rows"
     return tuple(
-        mean_column(f"rouge-{name}-{suffix}", [row[place] for row in rows], f"ROUGE-{name.upper()} {protocol}")
+        mean_column(
+            f"rouge-{name}-{suffix}", [row[place] for row in rows], f"ROUGE-{name.upper()} {protocol}"
+        )
         for place, name in enumerate(("1", "2", "l"))
     )
 
@@ -154,13 +163,13 @@ def _f_score(overlap: int, predicted: int, expected: int) -> float:
 
 
 def exact_match(pairs: Pairs) -> tuple[Column, ...]:
-    """Share of answers that are the reference, after normalisation (Rajpurkar et al. 2016, for two languages)."""
+    """Share of answers that are the reference, after normalisation (as SQuAD has it, for two languages)."""
     right = [_compact(mine) == _compact(gold) for mine, gold in zip(pairs.predictions, pairs.references)]
     return (share_column("exact-match", right, f"equal after {NORMALISATION}"),)
 
 
 def accuracy(pairs: Pairs) -> tuple[Column, ...]:
-    """Share of answers that begin with the reference, unit by unit after normalisation ("A" is not "Apple")."""
+    """Share of answers that begin with the reference, normalised, unit by unit ("A" is not "Apple")."""
     right = []
     for mine, gold in zip(pairs.predictions, pairs.references):
         answer, wanted = content_units(mine), content_units(gold)
