@@ -116,5 +116,5 @@ def number(value: float, scale: float = 100.0) -> str:
 
 
 def interval(score: Score) -> str:
-    """``low – high`` of a score."""
-    return f"{number(score.low, score.scale)} – {number(score.high, score.scale)}"
+    """``low–high`` of a score."""
+    return f"{number(score.low, score.scale)}–{number(score.high, score.scale)}"
