@@ -110,12 +110,14 @@ def smooth(points: Points) -> list[tuple[float, float]]:
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """About ``count`` round numbers that enclose low and high, 1, 2, 2.5 or 5 times a power of ten apart."""
-    span = high - low or abs(high) or 1.0
+    span = high - low
+    if span <= max(1e-12, 1e-9 * abs(low), 1e-9 * abs(high)):  # one value: an axis around it
+        span = max(abs(low), abs(high)) if abs(high) > 1e-12 else 1.0
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
+    return [float(f"{number * step:.12g}") for number in range(first, max(last, first + 1) + 1)]
 
 
 def bar(value: float, low: float, high: float, scale: float) -> Bar:

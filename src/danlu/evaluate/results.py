@@ -80,7 +80,9 @@ def metrics_block(split: str, values: Mapping[str, Number]) -> str:
 
 
 def _shown(key: str, value: Number) -> str:
-    if key.endswith("_runtime"):
+    if "_mem_" in key:
+        return f"{int(value) >> 20}MB"
+    if "_runtime" in key:
         hundredths = int(abs(value - int(value)) * 100)
         return f"{timedelta(seconds=int(value))}.{hundredths:02d}"
     if key == "total_flos":

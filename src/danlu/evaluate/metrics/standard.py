@@ -65,7 +65,7 @@ def corpus_bleu(sums: Floats, _n: int) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(kept / totals).mean(axis=-1)
         brevity = np.exp(np.minimum(0.0, 1 - lengths[..., 1] / lengths[..., 0]))
-    scores = 100 * brevity * np.exp(logs)
+        scores = 100 * brevity * np.exp(logs)
     countable = (matches.sum(axis=-1) > 0) & (totals > 0).all(axis=-1)
     return np.where(countable, scores, 0.0)
 
