@@ -103,6 +103,11 @@ def test_the_same_seed_gives_the_same_intervals():
     assert other.means() == measure(one, two, "standard").means()
 
 
+def test_an_interval_does_not_depend_on_the_other_metrics():
+    one, two = ["你好世界", "abc def", "xy"], ["你好中国", "abc", "yx"]
+    assert measure(one, two, "chrf")["chrf"] == measure(one, two, "standard")["chrf"]
+
+
 def test_rows_name_every_metric():
     measured = measure(["你好"], ["你好吗"], "standard")
     (row,) = measured.rows()

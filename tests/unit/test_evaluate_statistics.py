@@ -12,6 +12,7 @@ from danlu.evaluate import statistics
 from danlu.evaluate.statistics import (
     bootstrap_draws,
     bootstrap_interval,
+    bootstrap_sums,
     jackknife_interval,
     mcnemar_test,
     paired_bootstrap,
@@ -96,6 +97,14 @@ def test_bootstrap_of_a_ratio_of_sums():
     interval = bootstrap_interval(counts, lambda sums, _n: sums[..., 0] / sums[..., 1])
     assert interval.low == 0.0
     assert interval.high == 0.75
+
+
+def test_scores_taken_together_see_the_same_samples():
+    rows = np.random.default_rng(2).normal(size=(40, 3))
+    together = bootstrap_sums(rows, resamples=50)
+    apart = [bootstrap_sums(rows[:, place], resamples=50)[:, 0] for place in range(3)]
+    assert np.allclose(together, np.stack(apart, axis=1))
+    assert bootstrap_sums(np.ones(40), resamples=50)[:, 0].tolist() == [40.0] * 50
 
 
 def test_no_rows_is_an_error():

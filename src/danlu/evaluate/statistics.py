@@ -74,6 +74,24 @@ def as_column(values: ArrayLike) -> Floats:
     return array[:, None] if array.ndim == 1 else array
 
 
+def bootstrap_sums(statistics: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 42) -> Floats:
+    """Sums over ``resamples`` samples of n rows drawn with replacement; (n, k) → (resamples, k).
+
+    A sample is how often each row was drawn, so all sums are (multiplicities × statistics). The draws
+    depend on n and the seed alone: scores of the same rows, taken together or apart, see the same samples.
+    Source: Efron and Tibshirani 1993, chapter 6.
+    """
+    column = as_column(statistics)
+    n = len(column)
+    generator = np.random.default_rng(seed)
+    parts = []
+    for count in _portions(resamples, n):
+        rows = generator.integers(0, n, size=(count, n)) + np.arange(count)[:, None] * n
+        drawn = np.bincount(rows.ravel(), minlength=count * n).reshape(count, n)
+        parts.append(drawn.astype(np.float64) @ column)
+    return np.concatenate(parts)
+
+
 def bootstrap_draws(
     statistics: ArrayLike,
     aggregate: Aggregate = mean_of_first,
@@ -81,20 +99,15 @@ def bootstrap_draws(
     resamples: int = RESAMPLES,
     seed: int = 42,
 ) -> Floats:
-    """Scores of ``resamples`` samples of n rows drawn with replacement; shape (resamples,).
-
-    Drawing n rows with replacement is drawing their multiplicities from a multinomial, so the sums of all
-    resamples are (multiplicities × statistics). Source: Efron and Tibshirani 1993, chapter 6.
-    """
+    """Scores of ``resamples`` samples of n rows drawn with replacement; shape (resamples,)."""
     column = as_column(statistics)
-    n = len(column)
-    generator = np.random.default_rng(seed)
-    chance = np.full(n, 1 / n)
-    parts = [
-        aggregate(generator.multinomial(n, chance, size=count).astype(np.float64) @ column, n)
-        for count in _portions(resamples, n)
-    ]
-    return np.concatenate(parts)
+    return aggregate(bootstrap_sums(column, resamples=resamples, seed=seed), len(column))
+
+
+def percentile_interval(draws: Floats, *, level: float = LEVEL) -> Interval:
+    """The (1 ± level)/2 quantiles of resampled scores."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), "bootstrap", level)
 
 
 def _portions(total: int, width: int) -> Iterator[int]:
@@ -118,8 +131,7 @@ def bootstrap_interval(
     interval is that row's value: nothing is known about the spread.
     """
     draws = bootstrap_draws(statistics, aggregate, resamples=resamples, seed=seed)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), "bootstrap", level)
+    return percentile_interval(draws, level=level)
 
 
 def wilson_interval(successes: int, n: int, *, level: float = LEVEL) -> Interval:
@@ -216,7 +228,7 @@ def permutation_test(
         ), "exact permutation"
     generator = np.random.default_rng(seed)
     hits = sum(
-        extreme(generator.integers(0, 2, size=(count, len(steps))).astype(np.float64))
+        extreme(generator.integers(0, 2, size=(count, len(steps)), dtype=np.uint8).astype(np.float64))
         for count in _portions(draws, len(steps))
     )
     return (1 + hits) / (1 + draws), f"permutation, {draws} draws"

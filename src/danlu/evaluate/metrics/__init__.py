@@ -15,6 +15,7 @@ import numpy as np
 from danlu.core.errors import UsageError, did_you_mean
 from danlu.core.registry import Registry
 from danlu.evaluate.metrics.column import Column, Pairs
+from danlu.evaluate.statistics import Interval, bootstrap_sums
 
 __all__ = ["METRICS", "METRIC_SETS", "Column", "Measurement", "Pairs", "Score", "measure"]
 
@@ -122,8 +123,7 @@ def measure(
     pairs = Pairs(tuple(predictions), tuple(references))
     columns = tuple(column for name in names for column in METRICS[name](pairs))
     scores = []
-    for column in columns:
-        interval = column.interval(seed=seed)
+    for column, interval in zip(columns, _intervals(columns, seed)):
         scores.append(
             Score(
                 column.name,
@@ -137,6 +137,18 @@ def measure(
             )
         )
     return Measurement(label, tuple(scores), columns)
+
+
+def _intervals(columns: Sequence[Column], seed: int) -> list[Interval]:
+    """The interval of each column; all of them from one set of resamples."""
+    stacked = [column.summed for column in columns if column.resampled]
+    sums = bootstrap_sums(np.concatenate(stacked, axis=1), seed=seed) if stacked else np.empty((0, 0))
+    intervals, start = [], 0
+    for column in columns:
+        width = column.summed.shape[1] if column.resampled else 0
+        intervals.append(column.interval(sums[:, start : start + width]))
+        start += width
+    return intervals
 
 
 def _resolve(metrics: str | Iterable[str]) -> tuple[tuple[str, ...], str]:

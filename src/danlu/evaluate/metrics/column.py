@@ -16,9 +16,9 @@ from danlu.evaluate.statistics import (
     Aggregate,
     Floats,
     Interval,
-    bootstrap_interval,
     jackknife_interval,
     mean_of_first,
+    percentile_interval,
     wilson_interval,
 )
 
@@ -97,8 +97,17 @@ class Column:
             return float(np.mean(self.rows))
         return float(self.aggregate(self.statistics.sum(axis=0), len(self.rows)))
 
-    def interval(self, *, seed: int = 42) -> Interval:
-        """The 95 % interval: Wilson for a share, jackknife for a pool, else a bootstrap over rows."""
+    @property
+    def resampled(self) -> bool:
+        """Whether the interval is a bootstrap over rows."""
+        return self.kind in ("mean", "corpus")
+
+    def interval(self, sums: Floats) -> Interval:
+        """The 95 % interval: Wilson for a share, jackknife for a pool, else a bootstrap over rows.
+
+        Args:
+            sums: the statistics summed over each resample, shape (resamples, k); ignored by the others.
+        """
         if self.kind == "share":
             right = int((self.rows > 0).sum())
             unit = wilson_interval(right, len(self.rows))
@@ -106,7 +115,7 @@ class Column:
         if self.kind == "pool":
             wide = jackknife_interval(self.value, self.summed[:, 0])
             return Interval(max(0.0, wide.low), min(self.scale, wide.high), wide.method)
-        return bootstrap_interval(self.summed, self.aggregate, seed=seed)
+        return percentile_interval(self.aggregate(sums, len(self.rows)))
 
 
 def mean_column(name: str, rows: ArrayLike, protocol: str, scale: float = 100.0) -> Column:
