@@ -12,7 +12,7 @@ import re
 
 from danlu.evaluate.metrics.column import Column, Pairs, mean_column, share_column
 from danlu.evaluate.metrics.ngrams import character_bleu, common_subsequence, ngrams
-from danlu.evaluate.metrics.words import cut
+from danlu.evaluate.metrics.words import cut, segmenter
 
 _SENTENCE_END = re.compile("([。！？?])([^”’])")
 _SIX_DOTS = re.compile(r"(\.{6})([^”’])")
@@ -21,7 +21,7 @@ _SIX_DOTS = re.compile(r"(\.{6})([^”’])")
 def rouge(pairs: Pairs) -> tuple[Column, ...]:
     """ROUGE-1, ROUGE-2 and ROUGE-L F as rouge-chinese 1.0.3 scores them, ×100, each row rounded."""
     rows = [rouge_row(*pair) for pair in zip(pairs.predictions, pairs.references)]
-    protocol = "rouge-chinese 1.0.3, words by jieba, mean of rows"
+    protocol = f"as rouge-chinese 1.0.3|tok:{segmenter().name}|mean of rounded rows"
     return tuple(
         mean_column(name, [row[place] for row in rows], protocol)
         for place, name in enumerate(("rouge-1", "rouge-2", "rouge-l"))
@@ -31,7 +31,9 @@ def rouge(pairs: Pairs) -> tuple[Column, ...]:
 def bleu(pairs: Pairs) -> tuple[Column, ...]:
     """BLEU-4 of each row over characters, ×100, each row rounded."""
     rows = pairs.each(lambda prediction, reference: round(character_bleu(prediction, reference) * 100, 4))
-    return (mean_column("bleu-4", rows, "sentence BLEU-4 over characters, NLTK method 3, mean of rows"),)
+    return (
+        mean_column("bleu-4", rows, "as nltk sentence_bleu|tok:letters|smooth:method3|mean of rounded rows"),
+    )
 
 
 def accuracy(pairs: Pairs) -> tuple[Column, ...]:
@@ -40,7 +42,7 @@ def accuracy(pairs: Pairs) -> tuple[Column, ...]:
         bool(reference) and prediction.startswith(reference)
         for prediction, reference in zip(pairs.predictions, pairs.references)
     ]
-    return (share_column("accuracy", right, "answer begins with the reference, letter for letter", 1.0),)
+    return (share_column("accuracy", right, "starts with the reference|tok:letters", 1.0),)
 
 
 def rouge_row(prediction: str, reference: str) -> tuple[float, float, float]:

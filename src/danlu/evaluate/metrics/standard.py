@@ -1,9 +1,9 @@
 """Scores to publish: corpus measures with signatures, honest in Chinese and in English.
 
-Normalisation, where the protocol names it, is :func:`~danlu.evaluate.metrics.words.normalise`; BLEU and
-chrF see the text as it is, as their signatures say. ROUGE, F1 and distinct count multisets of *words*
-(jieba) or of *characters* (ideographs one by one, runs of Latin letters or digits whole), so English is
-never scored letter by letter. Scores run from 0 to 100.
+BLEU and chrF see the text as it is, as sacrebleu's signatures say. The others see it after
+:func:`~danlu.evaluate.metrics.words.normalise` (``norm:`` in the protocol) and count multisets of words as
+jieba cuts them (``tok:jieba-…``) or of characters (``tok:char``: ideographs one by one, runs of Latin
+letters or digits whole), so English is never scored letter by letter. Scores run from 0 to 100.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from danlu.core.errors import MissingDependency
 from danlu.evaluate.metrics.column import Column, Pairs, mean_column, share_column
 from danlu.evaluate.metrics.ngrams import common_subsequence, ngrams, shared
-from danlu.evaluate.metrics.words import NORMALISATION, content_units, content_words, normalise
+from danlu.evaluate.metrics.words import NORMALISATION, content_units, content_words, normalise, segmenter
 from danlu.evaluate.statistics import Floats
 
 _CHRF_ORDER, _CHRF_BETA = 6, 2
@@ -123,12 +123,12 @@ def corpus_chrf(sums: Floats, _n: int) -> Floats:
 
 def rouge_words(pairs: Pairs) -> tuple[Column, ...]:
     """ROUGE-1, 2, L F over jieba's words."""
-    return _rouge(pairs, content_words, "word", "words by jieba")
+    return _rouge(pairs, content_words, "word", segmenter().name)
 
 
 def rouge_characters(pairs: Pairs) -> tuple[Column, ...]:
     """ROUGE-1, 2, L F over characters, Latin words kept whole."""
-    return _rouge(pairs, content_units, "char", "characters, Latin words whole")
+    return _rouge(pairs, content_units, "char", "char")
 
 
 def _rouge(
@@ -136,11 +136,9 @@ def _rouge(
 ) -> tuple[Column, ...]:
     """F = 2PR/(P+R) of each row; n-grams clipped, L by longest common subsequence (Lin 2004)."""
     rows = [_rouge_row(split(mine), split(gold)) for mine, gold in zip(pairs.predictions, pairs.references)]
-    protocol = f"F1, {units}, {NORMALISATION}, mean of rows"
+    protocol = f"f1|tok:{units}|{NORMALISATION}|mean of rows"
     return tuple(
-        mean_column(
-            f"rouge-{name}-{suffix}", [row[place] for row in rows], f"ROUGE-{name.upper()} {protocol}"
-        )
+        mean_column(f"rouge-{name}-{suffix}", [row[place] for row in rows], f"rouge-{name}|{protocol}")
         for place, name in enumerate(("1", "2", "l"))
     )
 
@@ -165,7 +163,7 @@ def _f_score(overlap: int, predicted: int, expected: int) -> float:
 def exact_match(pairs: Pairs) -> tuple[Column, ...]:
     """Share of answers that are the reference, after normalisation (as SQuAD has it, for two languages)."""
     right = [_compact(mine) == _compact(gold) for mine, gold in zip(pairs.predictions, pairs.references)]
-    return (share_column("exact-match", right, f"equal after {NORMALISATION}"),)
+    return (share_column("exact-match", right, f"equal|tok:char|{NORMALISATION}"),)
 
 
 def accuracy(pairs: Pairs) -> tuple[Column, ...]:
@@ -174,7 +172,7 @@ def accuracy(pairs: Pairs) -> tuple[Column, ...]:
     for mine, gold in zip(pairs.predictions, pairs.references):
         answer, wanted = content_units(mine), content_units(gold)
         right.append(bool(wanted) and answer[: len(wanted)] == wanted)
-    return (share_column("accuracy", right, f"answer begins with the reference, {NORMALISATION}"),)
+    return (share_column("accuracy", right, f"starts with the reference|tok:char|{NORMALISATION}"),)
 
 
 def token_f1(pairs: Pairs) -> tuple[Column, ...]:
@@ -183,7 +181,7 @@ def token_f1(pairs: Pairs) -> tuple[Column, ...]:
     for mine, gold in zip(pairs.predictions, pairs.references):
         one, two = Counter(content_units(mine)), Counter(content_units(gold))
         rows.append(100.0 if one == two and one else _f_score(shared(one, two), one.total(), two.total()))
-    return (mean_column("f1", rows, f"F1 of characters, Latin words whole, {NORMALISATION}, mean of rows"),)
+    return (mean_column("f1", rows, f"f1|tok:char|{NORMALISATION}|mean of rows"),)
 
 
 def distinct(pairs: Pairs) -> tuple[Column, ...]:
@@ -207,7 +205,7 @@ def _distinct(texts: list[tuple[str, ...]], order: int) -> Column:
     return Column(
         f"distinct-{order}",
         np.array([100.0 * len(counter) / counter.total() if counter else 0.0 for counter in pieces]),
-        f"different / all {order}-grams of characters, Latin words whole, {NORMALISATION}",
+        f"different / all {order}-grams|tok:char|{NORMALISATION}",
         kind="pool",
         statistics=np.array(left_out)[:, None],
         fixed=100.0 * different / total if total else 0.0,

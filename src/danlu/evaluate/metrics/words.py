@@ -18,8 +18,8 @@ from typing import Any
 from danlu.core.errors import MissingDependency
 from danlu.core.workspace import cache_folder
 
-NORMALISATION = "NFKC, casefold, punctuation and white space removed"
-"""What :func:`normalise` does, for metric signatures."""
+NORMALISATION = "norm:nfkc-casefold-nopunct"
+"""What :func:`normalise` does, as a part of metric signatures."""
 
 _HAN = "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _KANA = "\u3040-\u30ff\u31f0-\u31ff"
@@ -39,7 +39,7 @@ class Segmenter:
         tokenizer = jieba.Tokenizer()
         tokenizer.tmp_dir = str(cache_folder("jieba"))
         tokenizer.initialize()
-        self.version: str = jieba.__version__
+        self.name = f"jieba-{jieba.__version__}"
         self._frequencies: dict[str, int] = tokenizer.FREQ
         self._log_total = log(tokenizer.total)
         self._blocks = jieba.re_han_default
