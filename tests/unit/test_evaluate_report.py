@@ -117,6 +117,18 @@ def test_ten_answers_with_reference_before_and_after(page):
     assert "（空）" in "".join(reader.words)
 
 
+def test_only_long_answers_are_stops_for_the_tab_key(report, page):
+    long = Answer("q", "短", "长" * 400, "短")
+    comparison = replace(report.comparison, answers=(long,))
+    stops = [
+        value
+        for _, value in read(render_report(replace(report, comparison=comparison))).tags
+        if "tabindex" in value
+    ]
+    assert [value["class"] for value in stops] == ["text long"]
+    assert not [value for _, value in read(page).tags if "tabindex" in value]
+
+
 def test_the_curve_has_axis_title_description_and_a_table_beside_it(report, page):
     reader = read(page)
     names = [value.get("id") for _, value in reader.tags]
