@@ -6,6 +6,7 @@ English texts are the options' own descriptions, Chinese ones live in ``assets/i
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -130,6 +131,8 @@ def _default(value: Any) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
+    if isinstance(value, str):
+        return f"`{value}`" if value.strip() else f"`{json.dumps(value)}`"
     return "`null`" if value is None else f"`{value}`"
 
 
