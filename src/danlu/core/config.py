@@ -84,7 +84,8 @@ def build(
 
     Args:
         model: an :class:`Options` whose fields are groups or plain values.
-        values: keys as written: a field, a group with a mapping, ``group.field``, or the bare name of a group's field.
+        values: keys as written: a field, a group with a mapping, ``group.field``, or the bare name of a
+            group's field.
         where: what to name in errors (the file, or "command line").
         places: the place of single keys, where they come from different sources.
 
