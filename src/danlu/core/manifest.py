@@ -124,8 +124,8 @@ def without_secrets(words: Sequence[str]) -> tuple[str, ...]:
 def weights_fingerprint(path: Path) -> str | None:
     """A fingerprint of a model's weights that takes milliseconds.
 
-    BLAKE2b over each weight file's name, size, first and last megabyte, in the order of names: it changes when
-    weights are trained, converted or swapped, and does not read gigabytes. None when there are no weights.
+    BLAKE2b over each weight file's name, size, first and last megabyte, in the order of names: it changes
+    when weights are trained, converted or swapped, and reads no gigabytes. None when there are no weights.
     """
     if path.is_file():
         files = [path]

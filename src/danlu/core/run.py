@@ -38,8 +38,13 @@ TRAINED_PATTERNS = ("*.safetensors", "*.bin", "checkpoint-*")
 """Files that only a training leaves: a folder that has one belongs to a run."""
 
 LEFT_BEHIND = (CONFIG, MANIFEST, EVENTS, ROW_KEYS, *TRAINED, "trainer_log.jsonl", "all_results.json")
-LEFT_BEHIND_PATTERNS = (*TRAINED_PATTERNS, "training_*.png", "eval_results.json", "predict_results.json")
-LEFT_BEHIND_PATTERNS += ("generated_predictions.jsonl", "*.safetensors.index.json", "*.bin.index.json")
+LEFT_BEHIND_PATTERNS = (
+    *TRAINED_PATTERNS,
+    "*.index.json",
+    "training_*.png",
+    "*_results.json",
+    "*_predictions.jsonl",
+)
 """Files that are removed when a run is started again in its folder."""
 
 
@@ -206,7 +211,7 @@ def prepare(
     run = RunDirectory(path)
     if path.exists() and not path.is_dir():
         raise RunError("this is a file, not a directory", where=str(path), hint="Choose another output_dir.")
-    if overwrite:
+    if overwrite and not insist:
         clear(path)
     elif (path / CONFIG).is_file():
         changed = run.differences(config, free)

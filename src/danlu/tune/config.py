@@ -31,11 +31,28 @@ SCHEDULERS = (
 """Learning rate schedules of transformers."""
 
 FREE_ON_RESUME = frozenset(
-    ["output", "log", "generate", "task.do_train", "task.do_eval", "task.do_predict"]
-    + ["task.predict_with_generate", "model.cache_dir", "model.trust_remote_code", "data.eval_dataset"]
-    + ["data.on_bad_row", "data.tokenized_path", "data.overwrite_cache", "encode.preprocessing_num_workers"]
-    + ["compute.gradient_checkpointing", "compute.disable_gradient_checkpointing", "compute.freeze_cache"]
-    + ["compute.dataloader_num_workers", "compute.deepspeed", "compute.ddp_timeout"]
+    {
+        "output",
+        "log",
+        "generate",
+        "task.do_train",
+        "task.do_eval",
+        "task.do_predict",
+        "task.predict_with_generate",
+        "model.cache_dir",
+        "model.trust_remote_code",
+        "data.eval_dataset",
+        "data.on_bad_row",
+        "data.tokenized_path",
+        "data.overwrite_cache",
+        "encode.preprocessing_num_workers",
+        "compute.gradient_checkpointing",
+        "compute.disable_gradient_checkpointing",
+        "compute.freeze_cache",
+        "compute.dataloader_num_workers",
+        "compute.deepspeed",
+        "compute.ddp_timeout",
+    }
 )
 """Groups and keys that may change when a run is resumed: they do not move the weights."""
 

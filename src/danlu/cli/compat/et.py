@@ -88,7 +88,7 @@ def _checkpoint(translation: Translation) -> None:
         translation.replace("model_name_or_path", adapter, place)
         del values["adapter_name_or_path"], places["adapter_name_or_path"]
         translation.notes.append(
-            f"checkpoint_dir → model_name_or_path: {adapter}; a {values['finetuning_type']} checkpoint is a model"
+            f"checkpoint_dir → model_name_or_path; a {values['finetuning_type']} checkpoint is a model"
         )
     elif not adapter and not _on(values.get("do_train")):
         translation.notes.append("no checkpoint_dir is given: the original model is measured")

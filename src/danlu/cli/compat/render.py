@@ -10,7 +10,9 @@ from pydantic.fields import FieldInfo
 
 from danlu.cli.compat.export import ResolvedExport
 from danlu.cli.compat.train import Resolved
+from danlu.core.config import Options
 from danlu.core.config_text import Comment, scalar, to_yaml
+from danlu.core.run import public
 
 
 def render_resolved(resolved: Resolved | ResolvedExport) -> str:
@@ -23,7 +25,8 @@ def render_resolved(resolved: Resolved | ResolvedExport) -> str:
     for note in resolved.notes:
         head += wrap(note, 104, initial_indent="#  - ", subsequent_indent="#    ", break_on_hyphens=False)
     head.append("# * differs from danlu's own default.")
-    body = to_yaml(resolved.config, _commenter(resolved.sources))
+    options: Options = resolved.config
+    body = to_yaml(public(options), _commenter(resolved.sources))
     return "\n".join(head) + "\n\n" + body
 
 

@@ -3,9 +3,9 @@
 Which tool a command was written for:
 
 * a file with a group (``lora: {…}``), or options without a file as ``key=value``: danlu's own;
-* a flat file with ``do_train``, ``do_eval`` or ``do_predict``: LLaMA-Factory's. Any other flat file is danlu's;
-* flags without a file: ChatGLM-Efficient-Tuning's, unless one of them exists only in LLaMA-Factory (``--template``,
-  ``--cutoff_len``, ``--eval_dataset``, …); then they are LLaMA-Factory's.
+* a flat file with ``do_train``, ``do_eval`` or ``do_predict``: LLaMA-Factory's; any other file is danlu's;
+* flags without a file: ChatGLM-Efficient-Tuning's, unless one of them exists only in LLaMA-Factory
+  (``--template``, ``--cutoff_len``, ``--eval_dataset``, …); then they are LLaMA-Factory's.
 
 Only the defaults depend on it: the names of all three are understood everywhere.
 """
@@ -45,7 +45,7 @@ class Resolved:
         notes: what was translated, what was left out and why.
         mode: whose defaults hold.
         argv: the words as they were given.
-        sources: where the value of an option comes from, by bare name; options at danlu's own default are absent.
+        sources: where the value of an option comes from, by bare name; danlu's own defaults are absent.
         dry_run: whether ``--dry-run`` was among the words.
     """
 
@@ -82,7 +82,7 @@ def resolve_train(words: Sequence[str]) -> Resolved:
     where = str(written.file or COMMAND_LINE)
     config = build(TrainConfig, translation.values, where=where, places=translation.places)
     _check(config, mode)
-    notes = (*written.notes, *_mode_note(mode, written), *translation.notes)
+    notes = (*written.notes, *_mode_note(mode, written), *translation.notes, *_trust_note(config))
     return Resolved(config, notes, mode, tuple(words), translation.places, written.dry_run)
 
 
@@ -109,8 +109,14 @@ def _is_llamafactory(key: str) -> bool:
 def _mode_note(mode: Mode, written: Written) -> list[str]:
     if mode == "danlu":
         return []
-    what = "flags" if written.file is None else "file"
-    return [f"read as {TOOLS[mode]} {what}: the defaults of {TOOLS[mode]} hold"]
+    what = "the flags" if written.file is None else "a file"
+    return [f"read as {what} of {TOOLS[mode]}: what is left out has the default of that tool"]
+
+
+def _trust_note(config: TrainConfig) -> list[str]:
+    if not config.model.trust_remote_code:
+        return []
+    return ["trust_remote_code is accepted and has no effect: danlu never runs code from a model's folder"]
 
 
 def _fill(translation: Translation, mode: Mode) -> None:

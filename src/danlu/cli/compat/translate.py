@@ -1,4 +1,4 @@
-"""From keys as people wrote them to the fields of a configuration, with a note for everything that changed."""
+"""From keys as people wrote them to the fields of a configuration, with a note for each change."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Translation:
     notes: list[str] = field(default_factory=list)
     _refusals: list[tuple[str, str, str]] = field(default_factory=list)
     _idle: list[str] = field(default_factory=list)
+    _unused: dict[str, list[str]] = field(default_factory=dict)
 
     def default(self, key: str, value: Any, place: str) -> None:
         """Set ``key`` unless it was given."""
@@ -45,11 +46,13 @@ def translate(given: Sequence[Given], vocabulary: Vocabulary) -> Translation:
     """Translate every key; later ones win over earlier ones from another place.
 
     Raises:
-        ConfigError: for an unknown key, and for every key whose effect danlu does not have (all of them are named).
+        ConfigError: for an unknown key, and for all keys whose effect danlu does not have.
     """
     result = Translation()
     for item in given:
         _one(item, vocabulary, result)
+    for reason, keys in result._unused.items():
+        result.notes.append(f"{', '.join(keys)}: not used; {reason}")
     if result._idle:
         result.notes.append(f"left out, they ask for nothing: {', '.join(sorted(set(result._idle)))}")
     if result._refusals:
@@ -131,7 +134,7 @@ def _rule(key: str, value: Any, vocabulary: Vocabulary) -> ValueRule | None:
 
 def _source(place: str) -> str:
     """The file, or the command line, of a place."""
-    return COMMAND_LINE if place.startswith(COMMAND_LINE) else place.split(":")[0]
+    return COMMAND_LINE if place.startswith(COMMAND_LINE) else place.split(":", maxsplit=1)[0]
 
 
 def _answer(key: str, vocabulary: Vocabulary) -> Answer | None:
@@ -148,7 +151,7 @@ def _answered(item: Given, answer: Answer, vocabulary: Vocabulary, result: Trans
         result._refusals.append((f"{key}: {item.value}", f"{item.place}: {answer.why}", answer.use))
     else:
         use = f". {answer.use}" if answer.use else ""
-        result.notes.append(f"{key} is not used: {answer.why}{use}")
+        result._unused.setdefault(f"{answer.why}{use}", []).append(key)
 
 
 def _asks_nothing(value: Any, default: Any) -> bool:

@@ -115,12 +115,16 @@ def _values_after(rest: list[str], kind: Kind, vocabulary: Vocabulary) -> list[s
     """Take the words that belong to a flag from the front of ``rest``."""
     taken: list[str] = []
     while rest and not rest[0].startswith("--"):
-        if kind == "bool" and rest[0].lower() not in TRUE | FALSE:
+        if kind == "bool" and rest[0].lower() not in TRUE | FALSE and _stands_alone(rest[0], vocabulary):
             break
         if taken and (kind != "list" or _is_override(rest[0], vocabulary)):
             break
         taken.append(rest.pop(0))
     return taken
+
+
+def _stands_alone(word: str, vocabulary: Vocabulary) -> bool:
+    return Path(word).suffix.lower() in SUFFIXES or _is_override(word, vocabulary)
 
 
 def _value(values: list[str], kind: Kind, key: str, place: str) -> Any:
@@ -179,7 +183,8 @@ def _leaves(key: str, value: Any, place: str, vocabulary: Vocabulary) -> Iterato
             yield Given(str(inner), item, place)
     elif head in groups and head not in vocabulary.homes:
         if value is not None:
-            raise ConfigError(f"{head} is a group of options and needs a mapping", where=place)
+            hint = f"Its options: {', '.join(groups[head].model_fields)}."
+            raise ConfigError(f"{head} is a group of options and needs a mapping", where=place, hint=hint)
     else:
         yield Given(key.replace("-", "_"), value, place)
 
