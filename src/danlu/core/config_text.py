@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -50,12 +49,27 @@ def describe(group: str, name: str, value: Any, field: FieldInfo) -> str:
     return field.description or ""
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes text with line ends or control characters in double quotes, so that it stays on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None if value.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def scalar(value: Any) -> str:
     """One value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple) else value
-    if isinstance(plain, str) and not plain.isprintable():
-        return json.dumps(plain, ensure_ascii=False)  # YAML would break the line
-    text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=WIDTH, sort_keys=False)
+    text = yaml.dump(
+        plain, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=WIDTH, sort_keys=False
+    )
     return text.removesuffix("\n").removesuffix("...").rstrip("\n")
 
 

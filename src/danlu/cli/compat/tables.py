@@ -20,10 +20,18 @@ FOLDER = Path(__file__).parents[2] / "assets" / "compat"
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """Another name for a key: ``to`` is ours (``trainer.x`` is handed to transformers)."""
+    """Another name for a key.
+
+    Attributes:
+        to: our name (``trainer.x`` is handed to transformers).
+        convert: the function of :mod:`danlu.cli.compat.convert` that makes our value from the old one.
+        kind: the kind of the old value, where it is not ours.
+        note: what to add to the note about it.
+    """
 
     to: str
     convert: str = ""
+    kind: str = ""
     note: str = ""
 
 

@@ -48,7 +48,8 @@ class Vocabulary:
         for old in tables:
             for key, rename in old.renamed.items():
                 target = self.names.get(rename.to.removeprefix("trainer."), Name("any"))
-                self.names.setdefault(key, Name("any") if rename.convert else target)
+                kind = _checked(rename.kind) if rename.kind else "any"
+                self.names.setdefault(key, Name(kind) if rename.convert else target)
 
     def groups(self) -> Mapping[str, type[Options]]:
         """The groups of the configuration by name."""
