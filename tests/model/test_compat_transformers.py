@@ -47,9 +47,11 @@ def test_schedules_are_those_of_transformers():
 
 def test_values_from_a_command_line_are_accepted():
     words = shlex.split(
-        "--do_train --dataset a --adam_beta1 0.8 --tf32 false --optim_args a=1 --data_seed 3 --log_level info "
-        "--accelerator_config '{\"split_batches\": false}' --include_tokens_per_second --no_cuda "
-        "--gradient_checkpointing_kwargs '{\"use_reentrant\": false}' --dataloader_pin_memory no"
+        "--do_train --dataset a --adam_beta1 0.8 --tf32 false --optim_args a=1 --data_seed 3 "
+        "--log_level info --accelerator_config '{\"split_batches\": false}' "
+        "--include_tokens_per_second --no_cuda "
+        "--gradient_checkpointing_kwargs '{\"use_reentrant\": false}' "
+        "--dataloader_pin_memory no"
     )
     passed = resolve_train(words).config.trainer
     made = transformers.TrainingArguments(output_dir="unused", **passed)

@@ -12,7 +12,8 @@ from danlu.core.errors import ConfigError, UsageError
 TRAIN = shlex.split(
     "--stage sft --model_name_or_path THUDM/chatglm2-6b --do_train --dataset zh --finetuning_type lora "
     "--output_dir D --per_device_train_batch_size 4 --gradient_accumulation_steps 4 "
-    "--lr_scheduler_type cosine --logging_steps 10 --save_steps 1000 --learning_rate 5e-5 --num_train_epochs 3.0 --plot_loss --fp16"
+    "--lr_scheduler_type cosine --logging_steps 10 --save_steps 1000 "
+    "--learning_rate 5e-5 --num_train_epochs 3.0 --plot_loss --fp16"
 )
 EVALUATE = shlex.split(
     "--stage sft --model_name_or_path M --do_eval --dataset zh --finetuning_type lora --checkpoint_dir D "
@@ -219,3 +220,13 @@ def test_the_order_of_flags_does_not_matter(parts):
     forward = resolve_train(["--do_train", *words]).config
     backward = resolve_train([*(word for part in reversed(parts) for word in part), "--do_train"]).config
     assert forward == backward
+
+
+def test_its_flags_in_a_file(tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text('{"do_eval": true, "dataset": "zh", "checkpoint_dir": "D", "max_target_length": 20}')
+    resolved = resolve_train([str(path)])
+    assert resolved.mode == "et"
+    assert (resolved.config.data.eval_dataset, resolved.config.generate.max_new_tokens) == (("zh",), 21)
+    path.write_text('{"do_train": true, "dataset": "zh", "checkpoint_dir": "D", "cutoff_len": 20}')
+    assert resolve_train([str(path)]).mode == "llamafactory"

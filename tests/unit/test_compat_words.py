@@ -1,10 +1,11 @@
 """The words of a command line: flags in every spelling, files, overrides, and what is wrong with them."""
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.cli.compat import resolve_train
+from danlu.cli.compat import render_resolved, resolve_train
 from danlu.cli.compat.train import train_vocabulary
 from danlu.cli.compat.vocabulary import Name, describe, truth
 from danlu.cli.compat.words import key_lines, read_words
@@ -125,6 +126,7 @@ def test_dry_run_is_told_apart():
         (["lora=3"], "lora is a group of options and needs a mapping. Its options: lora_rank"),
         (["trainer=3"], "trainer is a mapping"),
         (["seed=[1"], "cannot be read"),
+        (["--lr_scheduler_kwargs", "{a"], "the value '{a' is not valid JSON"),
     ],
 )
 def test_what_is_wrong_is_named(written, message):
@@ -227,3 +229,43 @@ def test_any_words_give_a_configuration_or_a_usage_error(given_words):
     except UsageError:
         return
     assert resolved.config.data.dataset
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(values=st.dictionaries(st.sampled_from(sorted(VOCABULARY.names)), VALUES, min_size=1, max_size=3))
+def test_any_value_of_any_key_gives_a_configuration_or_a_usage_error(tmp_path_factory, values):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(
+        yaml.safe_dump({"dataset": "a", "do_train": True, **values}, allow_unicode=True), encoding="utf-8"
+    )
+    try:
+        resolved = resolve_train([str(path)])
+    except UsageError as error:
+        assert str(path) in str(error) or error.hint  # noqa: PT017 - either outcome is right
+        return
+    assert render_resolved(resolved)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(sorted(VOCABULARY.names)),
+            st.sampled_from(["1", "true", "x", "a,b", "{}", "{a", ""]),
+        ),
+        max_size=4,
+    )
+)
+def test_any_flag_with_any_value_gives_a_configuration_or_a_usage_error(pairs):
+    flags = [word for name, value in pairs for word in (f"--{name}", value)]
+    try:
+        resolve_train(["--do_train", *flags])
+    except UsageError as error:
+        assert error.exit_code == 2  # noqa: PT017 - either outcome is right

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from danlu.cli.compat.translate import Translation
+from danlu.cli.compat.translate import Translation, as_number
 from danlu.cli.compat.vocabulary import TRUE
 from danlu.core.errors import UsageError
 
@@ -63,7 +63,7 @@ def complete(translation: Translation) -> None:
         )
         del values["val_size"], translation.places["val_size"]
     measured = _on(values.get("do_eval")) or _on(values.get("do_predict"))
-    split = training and float(values.get("val_size") or 0) > 1e-6
+    split = training and (as_number(values.get("val_size")) or 0) > 1e-6
     if measured and not split and not values.get("eval_dataset"):
         translation.replace("eval_dataset", values["dataset"], DERIVED)
         translation.notes.append("no rows are held out: evaluation and prediction run over dataset itself")
@@ -71,9 +71,8 @@ def complete(translation: Translation) -> None:
 
 def _lengths(translation: Translation) -> None:
     values = translation.values
-    try:
-        source, target = int(values["max_source_length"]), int(values["max_target_length"])
-    except (TypeError, ValueError):
+    source, target = as_number(values["max_source_length"]), as_number(values["max_target_length"])
+    if source is None or target is None:
         return  # the configuration refuses it with its place
     translation.default("cutoff_len", source + target, DERIVED)
     translation.default("max_new_tokens", target + 1, DERIVED)

@@ -3,9 +3,11 @@
 Which tool a command was written for:
 
 * a file with a group (``lora: {…}``), or options without a file as ``key=value``: danlu's own;
-* a flat file with ``do_train``, ``do_eval`` or ``do_predict``: LLaMA-Factory's; any other file is danlu's;
 * flags without a file: ChatGLM-Efficient-Tuning's, unless one of them exists only in LLaMA-Factory
-  (``--template``, ``--cutoff_len``, ``--eval_dataset``, …); then they are LLaMA-Factory's.
+  (``--template``, ``--cutoff_len``, ``--eval_dataset``, …); then they are LLaMA-Factory's;
+* a flat file with ``do_train``, ``do_eval`` or ``do_predict``: LLaMA-Factory's, unless a key exists only in
+  ChatGLM-Efficient-Tuning (``checkpoint_dir``, ``dev_ratio``, …) and none only in LLaMA-Factory;
+* any other flat file is danlu's.
 
 Only the defaults depend on it: the names of all three are understood everywhere.
 """
@@ -93,12 +95,12 @@ def train_vocabulary() -> Vocabulary:
 
 def _mode(written: Written) -> Mode:
     keys = {item.key for item in written.given}
-    if written.file:
-        flat = not written.grouped
-        return "llamafactory" if flat and keys & set(TASKS) else "danlu"
-    if not written.flags:
+    newer = any(_is_llamafactory(key) for key in keys)
+    if not written.file:
+        return "danlu" if not written.flags else "llamafactory" if newer else "et"
+    if written.grouped or not keys & set(TASKS):
         return "danlu"
-    return "llamafactory" if any(_is_llamafactory(key) for key in keys) else "et"
+    return "et" if keys & table("et").marks and not newer else "llamafactory"
 
 
 def _is_llamafactory(key: str) -> bool:

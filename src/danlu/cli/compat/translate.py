@@ -158,11 +158,12 @@ def _asks_nothing(value: Any, default: Any) -> bool:
     if value is None or value == default:
         return True
     return str(value).lower() == str(default).lower() or (
-        isinstance(default, int | float) and _number(value) == default
+        isinstance(default, int | float) and as_number(value) == default
     )
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
+    """The number that a value is or spells, or None (which the configuration then refuses with its place)."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -140,10 +140,18 @@ def _value(values: list[str], kind: Kind, key: str, place: str) -> Any:
     if text in ("null", "None") or (text == "none" and kind in ("integer", "number")):
         return None
     if kind in ("mapping", "any") and text[:1] in "{[" and text:
-        return yaml.safe_load(text)
+        return _structure(text, place)
     if kind == "any" and text.lower() in ("true", "false"):
         return text.lower() == "true"
     return text
+
+
+def _structure(text: str, place: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "a syntax error"
+        raise ConfigError(f"the value {text!r} is not valid JSON: {problem}", where=place) from error
 
 
 def _file_keys(path: Path, vocabulary: Vocabulary, written: Written) -> list[Given]:
