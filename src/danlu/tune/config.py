@@ -57,15 +57,10 @@ FREE_ON_RESUME = frozenset(
 """Groups and keys that may change when a run is resumed: they do not move the weights."""
 
 
-def _numbers(value: Any) -> Any:
-    words = split_words(value)
-    return [float(word) for word in words] if isinstance(words, list) else words
-
-
 def _trackers(value: Any) -> Any:
     """As :func:`split_words`, and ``none`` is an empty list (also the YAML words ``no`` and ``false``)."""
     words = [] if value is False else split_words(value)
-    return [] if list(words) in (["none"], ["None"]) else words
+    return [] if words in (["none"], ["None"]) else words
 
 
 def _schedule(value: Any) -> Any:
@@ -92,7 +87,7 @@ def _text_or_bool(value: Any) -> Any:
     return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
 
 
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(split_words)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

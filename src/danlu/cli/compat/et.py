@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,8 +72,8 @@ def complete(translation: Translation) -> None:
 
 def _lengths(translation: Translation) -> None:
     values = translation.values
-    source, target = as_number(values["max_source_length"]), as_number(values["max_target_length"])
-    if source is None or target is None:
+    source, target = (as_number(values[key]) or 0 for key in ("max_source_length", "max_target_length"))
+    if not (1 <= source < math.inf and 1 <= target < math.inf):
         return  # the configuration refuses it with its place
     translation.default("cutoff_len", source + target, DERIVED)
     translation.default("max_new_tokens", target + 1, DERIVED)
