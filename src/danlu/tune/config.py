@@ -60,7 +60,7 @@ FREE_ON_RESUME = frozenset(
 def _trackers(value: Any) -> Any:
     """As :func:`split_words`, and ``none`` is an empty list (also the YAML words ``no`` and ``false``)."""
     words = [] if value is False else split_words(value)
-    return [] if words in (["none"], ["None"]) else words
+    return [] if words in (["none"], ["None"], ("none",)) else words
 
 
 def _schedule(value: Any) -> Any:
