@@ -64,7 +64,7 @@ class Window:
     def more(self) -> None:
         """Read on: as much again as is waiting, so that a long value is scanned a few times only."""
         # the start of the line stays: its indentation tells where the next row begins
-        keep = max(self.text.rfind("\n", 0, self.at) + 1, self.at - _INDENT, 0)
+        keep = max(self.text.rfind("\n", 0, self.at), self.at - _INDENT, 0)
         waiting = self.text[keep:]
         block = self._stream.read(max(_BLOCK, len(waiting)))
         self.ended = not block
