@@ -25,7 +25,9 @@ def iter_text(path: Path) -> Iterator[RawRow | BadRow]:
             continue
         origin = Origin(str(path), line.number, row)
         row += 1
-        yield BadRow(origin, "", line.problem) if line.problem else RawRow({"text": line.text.rstrip()}, origin)
+        yield (
+            BadRow(origin, "", line.problem) if line.problem else RawRow({"text": line.text.rstrip()}, origin)
+        )
 
 
 def iter_csv(path: Path) -> Iterator[RawRow | BadRow]:
@@ -118,8 +120,7 @@ def iter_parquet(path: Path) -> Iterator[RawRow | BadRow]:
         MissingDependency: without pyarrow.
     """
     try:
-        from pyarrow import ArrowException
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise MissingDependency("pyarrow", "to read parquet files", "data") from error
     try:
