@@ -132,9 +132,7 @@ def test_accuracy_is_a_prefix_match_between_zero_and_one():
 def test_every_row_equals_the_packages_on_random_mixtures():
     generator = random.Random(20)
     for _ in range(3000):
-        prediction, reference = (
-            "".join(generator.choices(PIECES, k=generator.randint(0, 12))) for _ in range(2)
-        )
+        prediction, reference = ("".join(generator.choices(PIECES, k=generator.randint(0, 12))) for _ in range(2))
         assert our_row(prediction, reference) == peer_row(prediction, reference), (prediction, reference)
 
 
@@ -174,9 +172,7 @@ def test_the_dictionary_is_cached_in_danlus_folder_and_loads_in_silence(tmp_path
     script = "from danlu.evaluate.metrics.words import cut; assert cut('你好世界') == ('你好', '世界')"
     environment = {**os.environ, "DANLU_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "tmp")}
     (tmp_path / "tmp").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "cache" / "jieba" / "jieba.cache").stat().st_size > 1_000_000
     assert not list((tmp_path / "tmp").iterdir())

@@ -94,9 +94,7 @@ def test_shapes_of_the_aggregates():
 
 
 def test_rouge_by_hand():
-    measured = column(
-        ("rouge-word", "rouge-char"), [("今天天气很好", "今天天气真好"), ("the cat sat", "The cat!")]
-    )
+    measured = column(("rouge-word", "rouge-char"), [("今天天气很好", "今天天气真好"), ("the cat sat", "The cat!")])
     first, second = measured.rows()
     # characters: 5 of 6 shared, 3 of 5 bigrams
     assert (first["rouge-1-char"], first["rouge-2-char"], first["rouge-l-char"]) == (83.3333, 60.0, 83.3333)

@@ -24,9 +24,7 @@ DEFAULT_ARGUMENTS = {
 
 @pytest.fixture
 def config():
-    return resolve_train(
-        ["--stage", "sft", "--do_train", "--dataset", "zh", "--finetuning_type", "lora"]
-    ).config
+    return resolve_train(["--stage", "sft", "--do_train", "--dataset", "zh", "--finetuning_type", "lora"]).config
 
 
 def test_finetuning_args(tmp_path, config):

@@ -64,13 +64,13 @@ def test_packed_loss_and_gradients_equal_one_by_one(tiny_model: Path, store: Tok
     wanted, found = gradients(plain), gradients(model)
     assert wanted.keys() == found.keys()
     for name in wanted:
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            found[name], wanted[name], rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("abilities", [Abilities(False, True), Abilities(True, False), Abilities(False, False)])
-def test_fallbacks_compute_the_same_loss(
-    tiny_models: dict[str, Path], store: TokenStore, abilities: Abilities
-) -> None:
+def test_fallbacks_compute_the_same_loss(tiny_models: dict[str, Path], store: TokenStore, abilities: Abilities) -> None:
     model = load(tiny_models["qwen3"])
     expected = reference_loss(model, store)
     if abilities.packed:

@@ -58,19 +58,14 @@ def sample_report() -> Report:
     references = [row[1] for row in rows]
     names = ("exact-match", "compat-bleu", "compat-rouge", "chrf", "distinct")
     answers = [Answer(row[0], row[1], one, two) for row, one, two in zip(rows, before, after)]
-    losses = [
-        (step, 0.18 + 3.1 * math.exp(-step / 22) + generator.uniform(-0.12, 0.12))
-        for step in range(2, 122, 2)
-    ]
+    losses = [(step, 0.18 + 3.1 * math.exp(-step / 22) + generator.uniform(-0.12, 0.12)) for step in range(2, 122, 2)]
     return Report(
         title={"zh": "SmolLM2 学会了丹炉的词", "en": "SmolLM2 learned danlu's words"},
         summary={
             "zh": "SmolLM2-135M-Instruct 用 LoRA 在 60 行中英文说明上训练，测的是没有训练过的问法。",
             "en": "SmolLM2-135M-Instruct, LoRA-tuned on 60 rows, asked in words it was not trained on.",
         },
-        comparison=compare(
-            measure(before, references, names), measure(after, references, names), answers, shown=10
-        ),
+        comparison=compare(measure(before, references, names), measure(after, references, names), answers, shown=10),
         headline="rouge-l",
         losses=tuple(losses),
         eval_losses=((30, 1.21), (60, 0.66), (90, 0.52), (120, 0.49)),

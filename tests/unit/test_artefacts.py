@@ -28,9 +28,7 @@ def config(**values):
 
 
 def test_a_line_of_the_old_log_keeps_its_order_and_nulls():
-    values = log_values(
-        {"loss": 2.5, "learning_rate": 5e-05, "epoch": 0.5}, step=10, total_steps=40, elapsed=75.9
-    )
+    values = log_values({"loss": 2.5, "learning_rate": 5e-05, "epoch": 0.5}, step=10, total_steps=40, elapsed=75.9)
     line = log_line(values, "et")
     assert list(json.loads(line)) == [
         *("current_steps", "total_steps", "loss", "eval_loss", "predict_loss", "reward"),
@@ -87,9 +85,7 @@ def test_arguments_of_the_method():
     assert found["lora_alpha"] == 8.0
     assert found["lora_target"] == ["q", "v"]
     assert found["finetuning_type"] == "p_tuning"
-    assert (
-        finetuning_args(config(freeze_trainable_modules="query_key_value"))["name_module_trainable"] == "qkv"
-    )
+    assert finetuning_args(config(freeze_trainable_modules="query_key_value"))["name_module_trainable"] == "qkv"
 
 
 def test_arguments_of_the_method_are_sorted_json(tmp_path):
@@ -99,9 +95,7 @@ def test_arguments_of_the_method_are_sorted_json(tmp_path):
 
 
 def test_training_arguments_are_json_without_secrets(tmp_path):
-    write_training_args(
-        tmp_path, config(trainer={"hub_token": "hf_x", "adam_beta1": 0.8}, learning_rate=1e-3)
-    )
+    write_training_args(tmp_path, config(trainer={"hub_token": "hf_x", "adam_beta1": 0.8}, learning_rate=1e-3))
     found = json.loads((tmp_path / "training_args.bin").read_text())
     assert (found["learning_rate"], found["adam_beta1"], found["seed"]) == (1e-3, 0.8, 42)
     assert "hub_token" not in found

@@ -199,9 +199,7 @@ def test_other_flags_leave_the_mode_as_it_is(extra):
 
 
 def test_flags_of_the_old_tool_work_in_any_mode():
-    found = resolve_train(
-        ["--do_train", "--template", "llama3", "--dataset", "a", "--num_layer_trainable", "5"]
-    )
+    found = resolve_train(["--do_train", "--template", "llama3", "--dataset", "a", "--num_layer_trainable", "5"])
     assert found.mode == "llamafactory"
     assert found.config.method.freeze_trainable_layers == 5
 

@@ -98,9 +98,7 @@ def test_the_list_of_keys_is_whole():
 @pytest.mark.parametrize("key", KEYS)
 def test_each_key_is_honoured_or_answered(key):
     vocabulary = train_vocabulary()
-    honoured = key in vocabulary.homes or any(
-        key in old.passed or key in old.renamed for old in vocabulary.tables
-    )
+    honoured = key in vocabulary.homes or any(key in old.passed or key in old.renamed for old in vocabulary.tables)
     answers = [old.answered[key] for old in vocabulary.tables if key in old.answered]
     assert honoured or answers
     for answer in answers:
@@ -177,10 +175,7 @@ def test_a_grouped_file_is_danlus_own(file):
 
 
 def test_further_arguments_are_handed_on(file):
-    text = (
-        TYPICAL
-        + "adam_beta1: 0.8\ntf32: true\nfsdp: [full_shard, auto_wrap]\nfsdp_config: {min_num_params: 5}\n"
-    )
+    text = TYPICAL + "adam_beta1: 0.8\ntf32: true\nfsdp: [full_shard, auto_wrap]\nfsdp_config: {min_num_params: 5}\n"
     resolved = resolve_train([file(text), "--adam_epsilon", "1e-6", "trainer.data_seed=7", "--torch_compile"])
     assert resolved.config.trainer == {
         "adam_beta1": 0.8,
@@ -206,16 +201,12 @@ def test_a_wrong_number_for_transformers_is_named(file):
 
 def test_keys_without_effect_are_noted_by_reason(file):
     notes = resolve_train([file(TYPICAL + "image_max_pixels: 1\nvideo_fps: 1.0\nkt_config: {a: 1}\n")]).notes
-    assert any(
-        note.startswith("image_max_pixels, video_fps: not used; danlu trains on text") for note in notes
-    )
+    assert any(note.startswith("image_max_pixels, video_fps: not used; danlu trains on text") for note in notes)
     assert any(note.startswith("kt_config: not used; it only matters together with use_kt") for note in notes)
 
 
 def test_keys_at_their_idle_value_are_named_once(file):
-    notes = resolve_train(
-        [file(TYPICAL + "use_galore: false\nquantization_bit: null\npacking: null\n")]
-    ).notes
+    notes = resolve_train([file(TYPICAL + "use_galore: false\nquantization_bit: null\npacking: null\n")]).notes
     assert "left out, they ask for nothing: quantization_bit, use_galore" in notes
 
 

@@ -201,9 +201,7 @@ def test_kinds_of_fields(annotation, kind):
 
 
 def test_kinds_of_known_options():
-    kinds = {
-        name: VOCABULARY.names[name].kind for name in ("lora_target", "max_samples", "adam_beta1", "tf32")
-    }
+    kinds = {name: VOCABULARY.names[name].kind for name in ("lora_target", "max_samples", "adam_beta1", "tf32")}
     assert kinds == {"lora_target": "list", "max_samples": "integer", "adam_beta1": "number", "tf32": "bool"}
     assert VOCABULARY.names["eval_strategy"] == Name("text", nullable=False)
     assert VOCABULARY.names["trainer"].kind == "mapping"
@@ -242,9 +240,7 @@ VALUES = st.recursive(
 @given(values=st.dictionaries(st.sampled_from(sorted(VOCABULARY.names)), VALUES, min_size=1, max_size=3))
 def test_any_value_of_any_key_gives_a_configuration_or_a_usage_error(tmp_path_factory, values):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
-    path.write_text(
-        yaml.safe_dump({"dataset": "a", "do_train": True, **values}, allow_unicode=True), encoding="utf-8"
-    )
+    path.write_text(yaml.safe_dump({"dataset": "a", "do_train": True, **values}, allow_unicode=True), encoding="utf-8")
     try:
         resolved = resolve_train([str(path)])
     except UsageError as error:

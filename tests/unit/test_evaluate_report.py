@@ -76,9 +76,7 @@ def test_both_languages_are_on_the_page_and_one_is_chosen(report, page):
         ("en", "language-en", "SmolLM2 learned danlu's words · danlu"),
     ):
         reader = read(render_report(report, language=language))
-        assert [value["id"] for tag, value in reader.tags if tag == "input" and "checked" in value] == [
-            chosen
-        ]
+        assert [value["id"] for tag, value in reader.tags if tag == "input" and "checked" in value] == [chosen]
         assert title in reader.words
     counts = [
         sum(value.get("lang") == code and value.get("class") == "t" for _, value in read(page).tags)
@@ -121,9 +119,7 @@ def test_only_long_answers_are_stops_for_the_tab_key(report, page):
     long = Answer("q", "短", "长" * 400, "短")
     comparison = replace(report.comparison, answers=(long,))
     stops = [
-        value
-        for _, value in read(render_report(replace(report, comparison=comparison))).tags
-        if "tabindex" in value
+        value for _, value in read(render_report(replace(report, comparison=comparison))).tags if "tabindex" in value
     ]
     assert [value["class"] for value in stops] == ["text long"]
     assert not [value for _, value in read(page).tags if "tabindex" in value]
@@ -140,9 +136,7 @@ def test_the_curve_has_axis_title_description_and_a_table_beside_it(report, page
 
 
 def test_a_report_without_losses_or_answers_says_so(report):
-    bare = replace(
-        report, losses=(), eval_losses=(), comparison=replace(report.comparison, answers=()), facts=None
-    )
+    bare = replace(report, losses=(), eval_losses=(), comparison=replace(report.comparison, answers=()), facts=None)
     text = "".join(read(render_report(bare)).words)
     assert "没有记录到损失曲线" in text
     assert "答案对照" not in text
@@ -155,9 +149,7 @@ def test_an_unknown_headline_is_an_error(report):
 
 def test_the_file_is_written_whole(report, tmp_path):
     write_report(tmp_path / "new" / "report.html", report, language="en")
-    assert (tmp_path / "new" / "report.html").read_text(encoding="utf-8") == render_report(
-        report, language="en"
-    )
+    assert (tmp_path / "new" / "report.html").read_text(encoding="utf-8") == render_report(report, language="en")
 
 
 def test_the_catalogue_has_the_same_keys_and_gaps_in_both_languages():

@@ -53,9 +53,7 @@ def test_mcnemar_literals():
     assert mcnemar_test(0, 0) == 1.0
     assert mcnemar_test(4, 4) == 1.0
     assert mcnemar_test(700, 800) == pytest.approx(mcnemar_test(800, 700))
-    assert (
-        0.009 < mcnemar_test(700, 800) < 0.0112
-    )  # the normal approximation gives 0.0106 with continuity correction
+    assert 0.009 < mcnemar_test(700, 800) < 0.0112  # the normal approximation gives 0.0106 with continuity correction
     with pytest.raises(ValueError, match="negative"):
         mcnemar_test(-1, 2)
 

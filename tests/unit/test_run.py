@@ -30,9 +30,7 @@ def config(**values):
 @pytest.fixture
 def run(tmp_path):
     made = prepare(tmp_path / "run", config(), free=FREE_ON_RESUME)
-    made.write_manifest(
-        Manifest(created=now(), method="lora", data=(DataRecord(name="a", path="a.json", rows=3),))
-    )
+    made.write_manifest(Manifest(created=now(), method="lora", data=(DataRecord(name="a", path="a.json", rows=3),)))
     return made
 
 
@@ -90,9 +88,7 @@ def test_a_checkpoint_named_by_hand_overrules(run):
     assert (run.path / "manifest.json").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["adapter_config.json", "model.safetensors", "trainer_state.json", "checkpoint-5"]
-)
+@pytest.mark.parametrize("name", ["adapter_config.json", "model.safetensors", "trainer_state.json", "checkpoint-5"])
 def test_files_of_another_tool_are_not_overwritten(tmp_path, name):
     (tmp_path / name).mkdir() if name.startswith("checkpoint") else (tmp_path / name).write_text("x")
     with pytest.raises(RunError, match=f"another run's files \\({name}\\)"):

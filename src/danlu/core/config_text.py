@@ -33,9 +33,7 @@ def to_yaml(config: Options, comment: Comment | None = None) -> str:
             lines = [f"{name}:".ljust(COLUMN) + f"# {about}"]
             for inner, inner_field in type(value).model_fields.items():
                 item = getattr(value, inner)
-                lines.append(
-                    _line(f"  {inner}", _whole(item, inner_field), say(name, inner, item, inner_field))
-                )
+                lines.append(_line(f"  {inner}", _whole(item, inner_field), say(name, inner, item, inner_field)))
         else:
             lines = [_line(name, value, say("", name, value, field))]
         parts.append("\n".join(lines))
@@ -67,9 +65,7 @@ _Dumper.add_representer(str, _text)
 def scalar(value: Any) -> str:
     """One value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple) else value
-    text = yaml.dump(
-        plain, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=WIDTH, sort_keys=False
-    )
+    text = yaml.dump(plain, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=WIDTH, sort_keys=False)
     return text.removesuffix("\n").removesuffix("...").rstrip("\n")
 
 

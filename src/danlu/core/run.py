@@ -106,16 +106,12 @@ class RunDirectory:
         return [
             f"{key}: {_shown(before[key])} → {_shown(now[key])}"
             for key in now
-            if key in before
-            and not {key, key.partition(".")[0]} & set(free)
-            and not _same(before[key], now[key])
+            if key in before and not {key, key.partition(".")[0]} & set(free) and not _same(before[key], now[key])
         ]
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        found = [
-            path for path in self.path.glob(f"{CHECKPOINT}*") if path.is_dir() and _step(path) is not None
-        ]
+        found = [path for path in self.path.glob(f"{CHECKPOINT}*") if path.is_dir() and _step(path) is not None]
         return sorted(found, key=lambda path: _step(path) or 0)
 
     def write_row_keys(self, keys: Iterable[int]) -> str:

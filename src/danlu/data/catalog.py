@@ -171,9 +171,7 @@ def _place(entry: dict[str, Any], where: str) -> str | HubSource:
     for key, reason in _REFUSED.items():
         if key in entry:
             raise DataError(f"{key} cannot be used: {reason}", where=where)
-    raise DataError(
-        "it does not say where the rows are", where=where, hint=f"Give one of {', '.join(_PLACES)}."
-    )
+    raise DataError("it does not say where the rows are", where=where, hint=f"Give one of {', '.join(_PLACES)}.")
 
 
 def _typed(entry: Mapping[str, Any], key: str, kind: type, where: str) -> Any:

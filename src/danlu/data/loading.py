@@ -144,9 +144,7 @@ def _read(
             rows.append(row)
             continue
         if on_bad_row == "error":
-            raise DataError(
-                row.message, where=row.place, hint="Repair it, or skip such rows: on_bad_row=skip."
-            )
+            raise DataError(row.message, where=row.place, hint="Repair it, or skip such rows: on_bad_row=skip.")
         bad.append(row)
     if not rows:
         raise _no_rows(source, bad)

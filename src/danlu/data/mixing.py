@@ -56,9 +56,7 @@ def _check(groups: Sequence[Sequence[T]], strategy: Strategy, weights: Sequence[
             hint="Set mix_strategy to interleave_under, interleave_over or interleave_once.",
         )
     if len(weights) != len(groups):
-        raise ConfigError(
-            f"there are {len(weights)} weights for {len(groups)} datasets", where="interleave_probs"
-        )
+        raise ConfigError(f"there are {len(weights)} weights for {len(groups)} datasets", where="interleave_probs")
     # a dataset that is never drawn would never be used up
     if any(not weight > 0 for weight in weights):
         raise ConfigError("weights must be above 0", where="interleave_probs")

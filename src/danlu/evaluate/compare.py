@@ -104,9 +104,7 @@ def compare(
             )
         changes.append(Change(first, second, _difference(one, two, seed)))
     if len(before.scores) != len(after.scores):
-        raise UsageError(
-            "the two measurements have different metrics", hint="Use the same metric set for both."
-        )
+        raise UsageError("the two measurements have different metrics", hint="Use the same metric set for both.")
     return Comparison(tuple(changes), spread(answers, shown), before.scores[0].n if before.scores else 0)
 
 
@@ -161,8 +159,6 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> Table:
             Text(step_text(change), style=styles.get(change.verdict, "")),
             p_text(change.difference.p_value) if change.difference else "–",
         )
-    table.caption = (
-        f"n = {comparison.n} rows; p: paired permutation test, McNemar for accuracy and exact match"
-    )
+    table.caption = f"n = {comparison.n} rows; p: paired permutation test, McNemar for accuracy and exact match"
     table.caption_justify = "left"
     return table

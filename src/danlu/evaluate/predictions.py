@@ -70,9 +70,7 @@ class PredictionFile:
         RunError: when the file cannot be read or written.
     """
 
-    def __init__(
-        self, path: Path, style: Style, total: int, *, fingerprint: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, path: Path, style: Style, total: int, *, fingerprint: Mapping[str, str] | None = None) -> None:
         if style not in KEYS:
             raise UsageError(f"unknown style of predictions {style!r}", hint=f"Known: {', '.join(KEYS)}.")
         self.path, self.style, self.total = path, style, total
@@ -100,9 +98,7 @@ class PredictionFile:
             RunError: when the disk is full.
         """
         if not 0 <= index < self.total:
-            raise UsageError(
-                f"row {index} is outside the {self.total} rows of the dataset", where=str(self.path)
-            )
+            raise UsageError(f"row {index} is outside the {self.total} rows of the dataset", where=str(self.path))
         if index in self._rows:
             raise UsageError(f"row {index} already has an answer", where=str(self.path))
         row = {"prompt": prompt, "predict": predict, "label": label, **extra, "index": index}
@@ -156,9 +152,7 @@ class PredictionFile:
     def _final(self, row: Mapping[str, Any]) -> dict[str, Any]:
         keys = KEYS[self.style]
         base = {key: row.get(key, "") for key in keys}
-        return (
-            base if self.style != "danlu" else {**base, **{key: row[key] for key in row if key not in base}}
-        )
+        return base if self.style != "danlu" else {**base, **{key: row[key] for key in row if key not in base}}
 
     def _open(self) -> None:
         before = self._read_state()

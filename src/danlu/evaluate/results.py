@@ -104,9 +104,7 @@ def scores_table(measurement: Measurement, title: str | None = None) -> Table:
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("protocol", style="quiet", overflow="fold")
     for score in measurement.scores:
-        table.add_row(
-            score.name, number(score.value, score.scale), interval(score), str(score.n), score.protocol
-        )
+        table.add_row(score.name, number(score.value, score.scale), interval(score), str(score.n), score.protocol)
     return table
 
 

@@ -223,9 +223,7 @@ def permutation_test(
 
     if exact:
         codes = np.arange(1 << len(steps))[:, None]
-        return extreme(((codes >> np.arange(len(steps))) & 1).astype(np.float64)) / len(
-            codes
-        ), "exact permutation"
+        return extreme(((codes >> np.arange(len(steps))) & 1).astype(np.float64)) / len(codes), "exact permutation"
     generator = np.random.default_rng(seed)
     hits = sum(
         extreme(generator.integers(0, 2, size=(count, len(steps)), dtype=np.uint8).astype(np.float64))
@@ -244,9 +242,7 @@ def mcnemar_test(only_first: int, only_second: int) -> float:
         raise ValueError("counts cannot be negative")
     n = only_first + only_second
     tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
-    return min(
-        1.0, float(2 * tail / (1 << n)) if n < 1000 else math.exp(math.log(2 * tail) - n * math.log(2))
-    )
+    return min(1.0, float(2 * tail / (1 << n)) if n < 1000 else math.exp(math.log(2 * tail) - n * math.log(2)))
 
 
 def paired_difference(
@@ -262,9 +258,7 @@ def paired_difference(
     n = len(one)
     value = float(aggregate(two.sum(axis=0), n) - aggregate(one.sum(axis=0), n))
     if yes_or_no:
-        lost, won = (
-            int(((a > 0) & (b <= 0)).sum()) for a, b in ((one[:, 0], two[:, 0]), (two[:, 0], one[:, 0]))
-        )
+        lost, won = (int(((a > 0) & (b <= 0)).sum()) for a, b in ((one[:, 0], two[:, 0]), (two[:, 0], one[:, 0])))
         p_value, test = mcnemar_test(lost, won), "McNemar"
     else:
         p_value, test = permutation_test(one, two, aggregate, seed=seed)

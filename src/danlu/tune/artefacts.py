@@ -21,9 +21,7 @@ LOG_KEYS = (
     *("learning_rate", "epoch", "percentage", "elapsed_time", "remaining_time"),
 )
 LOG_EXTRAS = ("throughput", "total_tokens", "vram_allocated", "vram_reserved")
-ET_MODEL_CARD = (
-    "---\nlibrary_name: peft\n---\n## Training procedure\n\n### Framework versions\n\n\n- PEFT {}\n"
-)
+ET_MODEL_CARD = "---\nlibrary_name: peft\n---\n## Training procedure\n\n### Framework versions\n\n\n- PEFT {}\n"
 
 
 def log_values(
@@ -74,9 +72,7 @@ def append_log(folder: Path, values: Mapping[str, Any], style: FileStyle) -> Non
 def finetuning_args(config: TrainConfig) -> dict[str, Any]:
     """The method's options under ChatGLM-Efficient-Tuning's names."""
     method, lora = config.method, config.lora
-    modules = ",".join(
-        "qkv" if name == "query_key_value" else name for name in method.freeze_trainable_modules
-    )
+    modules = ",".join("qkv" if name == "query_key_value" else name for name in method.freeze_trainable_modules)
     names = {"p_tuning_v2": "p_tuning"}
     return {
         "finetuning_type": names.get(method.finetuning_type, method.finetuning_type),
@@ -180,9 +176,7 @@ def write_model_card(
     parts.append("## Data\n\n" + ("\n".join(f"- {line}" for line in data) or "Not recorded."))
     parts.append("## Options\n\n" + _table("option", _card_options(config)))
     if scores:
-        parts.append(
-            "## Scores\n\n" + _table("metric", {key: _metric(key, scores[key]) for key in sorted(scores)})
-        )
+        parts.append("## Scores\n\n" + _table("metric", {key: _metric(key, scores[key]) for key in sorted(scores)}))
     if found:
         parts.append("## Versions\n\n" + "\n".join(f"- {name} {found[name]}" for name in found))
     parts.append("Every option is in `run.yaml`, the lineage in `manifest.json`.")

@@ -110,32 +110,20 @@ class TaskOptions(Options):
     do_train: bool = option(True, "train")
     do_eval: bool = option(False, "measure the evaluation rows afterwards")
     do_predict: bool = option(False, "write an answer for every evaluation row")
-    predict_with_generate: bool = option(
-        False, "evaluate by generating answers (BLEU, ROUGE) instead of by loss"
-    )
+    predict_with_generate: bool = option(False, "evaluate by generating answers (BLEU, ROUGE) instead of by loss")
 
 
 class ModelOptions(Options):
     """Which weights to start from."""
 
-    model_name_or_path: str = option(
-        "smollm2-135m", "folder, hub id, GGUF file, or a name from `danlu models`"
-    )
-    adapter_name_or_path: Words = option(
-        (), "adapters: all but the last are merged, the last is trained further"
-    )
+    model_name_or_path: str = option("smollm2-135m", "folder, hub id, GGUF file, or a name from `danlu models`")
+    adapter_name_or_path: Words = option((), "adapters: all but the last are merged, the last is trained further")
     create_new_adapter: bool = option(False, "merge all given adapters and train a new one")
     cache_dir: str | None = option(None, "where hub downloads are kept")
     model_revision: str = option("main", "hub revision: branch, tag or commit")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "precision of the frozen weights"
-    )
-    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "packed"] = option(
-        "auto", "attention implementation"
-    )
-    trust_remote_code: bool = option(
-        False, "accepted for old files; danlu never runs code from a model folder"
-    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "precision of the frozen weights")
+    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "packed"] = option("auto", "attention implementation")
+    trust_remote_code: bool = option(False, "accepted for old files; danlu never runs code from a model folder")
 
 
 class DataOptions(Options):
@@ -151,9 +139,7 @@ class DataOptions(Options):
     )
     interleave_probs: Numbers = option((), "sampling weight of each dataset when interleaving")
     eval_on_each_dataset: bool = option(False, "report eval_<dataset>_loss for each evaluation dataset")
-    on_bad_row: Literal["skip", "error"] = option(
-        "skip", "rows that cannot be read: count and show them, or stop"
-    )
+    on_bad_row: Literal["skip", "error"] = option("skip", "rows that cannot be read: count and show them, or stop")
     tokenized_path: str | None = option(None, "folder to keep the tokenised rows in, instead of the cache")
     overwrite_cache: bool = option(False, "tokenise again even if the cache has these rows")
     prompt_separator: str = option("\n", "alpaca rows: what joins instruction and input")
@@ -174,9 +160,7 @@ class EncodeOptions(Options):
     )
     train_on_prompt: bool = option(False, "train the prompt's tokens as well")
     mask_history: bool = option(False, "train the last answer only")
-    packing: bool = option(
-        False, "fill sequences up to cutoff_len with several rows that cannot see each other"
-    )
+    packing: bool = option(False, "fill sequences up to cutoff_len with several rows that cannot see each other")
     preprocessing_num_workers: Count | None = option(None, "processes that tokenise; all cores by default")
 
 
@@ -185,9 +169,7 @@ class MethodOptions(Options):
 
     finetuning_type: MethodName = option("lora", "full, freeze, lora or p_tuning_v2")
     freeze_trainable_layers: int = option(2, "freeze: the last n layers are trained; negative: the first n")
-    freeze_trainable_modules: Words = option(
-        ("all",), "freeze: parts of those layers, for instance mlp, self_attn"
-    )
+    freeze_trainable_modules: Words = option(("all",), "freeze: parts of those layers, for instance mlp, self_attn")
     freeze_extra_modules: Words = option((), "freeze: modules outside the layers, for instance lm_head, norm")
     pre_seq_len: Count = option(64, "p_tuning_v2: length of the trained prefix, in tokens")
     prefix_projection: bool = option(False, "p_tuning_v2: make the prefix with a two-layer network")
@@ -220,9 +202,7 @@ class OptimOptions(Options):
     lr_scheduler_type: str = option("linear", "linear, cosine, constant, constant_with_warmup, polynomial, …")
     lr_scheduler_kwargs: Mapping = option({}, "arguments of the scheduler")
     warmup_ratio: Share = option(0.0, "share of the steps with rising learning rate")
-    warmup_steps: float = option(
-        0, "steps with rising learning rate, overrides warmup_ratio; below 1 a share", ge=0
-    )
+    warmup_steps: float = option(0, "steps with rising learning rate, overrides warmup_ratio; below 1 a share", ge=0)
     optim: str = option("adamw_torch_fused", "optimizer name of transformers")
     weight_decay: float = option(0.0, "weight decay", ge=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them", ge=0)
@@ -242,13 +222,9 @@ class ComputeOptions(Options):
     bf16: bool = option(False, "bfloat16 mixed precision")
     fp16: bool = option(False, "float16 mixed precision (GPU only)")
     pure_bf16: bool = option(False, "train bfloat16 weights without a float32 copy")
-    gradient_checkpointing: bool | None = option(
-        None, "recompute activations: on, off, or only if memory needs it"
-    )
+    gradient_checkpointing: bool | None = option(None, "recompute activations: on, off, or only if memory needs it")
     disable_gradient_checkpointing: bool = option(False, "never recompute activations")
-    freeze_cache: bool = option(
-        True, "freeze: keep the hidden states below the trained layers after the first epoch"
-    )
+    freeze_cache: bool = option(True, "freeze: keep the hidden states below the trained layers after the first epoch")
     seed: int = option(42, "seed of everything random")
     dataloader_num_workers: int = option(0, "processes that build batches", ge=0)
     neftune_noise_alpha: float | None = option(None, "noise on the embeddings (NEFTune)")
@@ -262,9 +238,7 @@ class ComputeOptions(Options):
         if sum((self.bf16, self.fp16, self.pure_bf16)) > 1:
             raise ValueError("bf16, fp16 and pure_bf16 exclude each other; keep one")
         if self.gradient_checkpointing and self.disable_gradient_checkpointing:
-            raise ValueError(
-                "gradient_checkpointing and disable_gradient_checkpointing contradict each other"
-            )
+            raise ValueError("gradient_checkpointing and disable_gradient_checkpointing contradict each other")
         return self
 
 
@@ -297,15 +271,11 @@ class LogOptions(Options):
     )
     run_name: str | None = option(None, "name of the run in trackers")
     eval_strategy: Schedule = option("no", "when the evaluation rows are measured")
-    eval_steps: float | None = option(
-        None, "every so many steps; below 1 a share; logging_steps by default", gt=0
-    )
+    eval_steps: float | None = option(None, "every so many steps; below 1 a share; logging_steps by default", gt=0)
     per_device_eval_batch_size: Count = option(8, "rows in one forward pass while evaluating")
     load_best_model_at_end: bool = option(False, "finish with the best checkpoint instead of the last")
     metric_for_best_model: str | None = option(None, "what decides which is best: loss, bleu-4, rouge-l, …")
-    greater_is_better: bool | None = option(
-        None, "whether a larger value of it is better; known for our metrics"
-    )
+    greater_is_better: bool | None = option(None, "whether a larger value of it is better; known for our metrics")
     early_stopping_steps: Count | None = option(None, "stop after so many evaluations without a better value")
 
 
@@ -338,6 +308,4 @@ class TrainConfig(Options):
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()
     generate: GenerateOptions = GenerateOptions()
-    trainer: dict[str, Any] = Field(
-        {}, description="further arguments of transformers' TrainingArguments, by name"
-    )
+    trainer: dict[str, Any] = Field({}, description="further arguments of transformers' TrainingArguments, by name")

@@ -124,7 +124,9 @@ def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
             if not method.prefix_projection:
                 return method.pre_seq_len * table
             return method.pre_seq_len * shape.hidden + shape.hidden * (shape.hidden + 1) + (shape.hidden + 1) * table
-    chosen = shape.linear if "all" in lora.lora_target else {k: v for k, v in shape.linear.items() if k in lora.lora_target}
+    chosen = (
+        shape.linear if "all" in lora.lora_target else {k: v for k, v in shape.linear.items() if k in lora.lora_target}
+    )
     return sum(lora.lora_rank * (rows + columns) * count for rows, columns, count in chosen.values())
 
 
@@ -217,7 +219,9 @@ def make_plan(config: TrainConfig, shape: Shape, report: dict[str, Any], units: 
     wanted = config.compute.gradient_checkpointing
     prefix_blocks = config.compute.disable_gradient_checkpointing
     choices = [wanted] if wanted is not None else [False] if prefix_blocks else [False, True]
-    processes = int(getattr(torch.distributed, "get_world_size", lambda: 1)()) if torch.distributed.is_initialized() else 1
+    processes = (
+        int(getattr(torch.distributed, "get_world_size", lambda: 1)()) if torch.distributed.is_initialized() else 1
+    )
     needed, checkpointing = 0, False
     for checkpointing in choices:
         needed = memory_needed(shape, trainable, config, _load(config, longest, checkpointing))

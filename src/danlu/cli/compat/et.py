@@ -43,9 +43,7 @@ def check_as_asked(asked: Mapping[str, Any]) -> None:
     bits = asked.get("quantization_bit")
     if bits is not None and str(bits) not in ("4", "8"):
         raise UsageError("quantization_bit is 4 or 8", where=f"--quantization_bit {bits}")
-    if bits is not None and (
-        method in ("full", "freeze") or (method == "p_tuning" and _on(asked.get("fp16")))
-    ):
+    if bits is not None and (method in ("full", "freeze") or (method == "p_tuning" and _on(asked.get("fp16")))):
         raise UsageError(
             f"quantised weights cannot be trained with finetuning_type {method}",
             hint="Leave quantization_bit out.",
@@ -59,9 +57,7 @@ def complete(translation: Translation) -> None:
     _checkpoint(translation)
     training = _on(values.get("do_train"))
     if not training and "val_size" in values:
-        translation.notes.append(
-            "dev_ratio splits rows only while training; all rows of dataset are measured"
-        )
+        translation.notes.append("dev_ratio splits rows only while training; all rows of dataset are measured")
         del values["val_size"], translation.places["val_size"]
     measured = _on(values.get("do_eval")) or _on(values.get("do_predict"))
     split = training and (as_number(values.get("val_size")) or 0) > 1e-6

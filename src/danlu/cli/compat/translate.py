@@ -82,9 +82,7 @@ def _one(item: Given, vocabulary: Vocabulary, result: Translation) -> None:
             hint=vocabulary.nearest(bare),
         )
     else:
-        raise ConfigError(
-            f"this configuration has no key {key!r}", where=item.place, hint=vocabulary.nearest(key)
-        )
+        raise ConfigError(f"this configuration has no key {key!r}", where=item.place, hint=vocabulary.nearest(key))
 
 
 def _renamed(item: Given, rename: Rename, vocabulary: Vocabulary, result: Translation) -> None:
@@ -121,9 +119,7 @@ def _field(item: Given, vocabulary: Vocabulary, result: Translation) -> None:
         value = rule.to
     before = result.places.get(key)
     if before and _source(before) == _source(item.place) != COMMAND_LINE:
-        raise ConfigError(
-            f"{key} is given twice", where=item.place, hint=f"It is also at {before}. Keep one of them."
-        )
+        raise ConfigError(f"{key} is given twice", where=item.place, hint=f"It is also at {before}. Keep one of them.")
     result.replace(key, value, item.place)
 
 
@@ -189,10 +185,6 @@ def _passed(item: Given, vocabulary: Vocabulary, result: Translation) -> None:
 def _refusal(refusals: Sequence[tuple[str, str, str]]) -> ConfigError:
     (what, why, use), *more = refusals
     if not more:
-        return ConfigError(
-            f"{what} is refused: {why.split(': ', 1)[1]}", where=why.split(": ", 1)[0], hint=use
-        )
+        return ConfigError(f"{what} is refused: {why.split(': ', 1)[1]}", where=why.split(": ", 1)[0], hint=use)
     lines = [f"\n  {what} ({why}). {use}".rstrip() for what, why, use in refusals]
-    return ConfigError(
-        f"{len(refusals)} options would change the result and cannot be honoured:{''.join(lines)}"
-    )
+    return ConfigError(f"{len(refusals)} options would change the result and cannot be honoured:{''.join(lines)}")

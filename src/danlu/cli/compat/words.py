@@ -165,9 +165,7 @@ def _file_keys(path: Path, vocabulary: Vocabulary, written: Written) -> list[Giv
     seen: dict[str, str] = {}
     for item in given:
         if item.key in seen:
-            raise ConfigError(
-                f"{item.key} is given twice", where=item.place, hint=f"It is also at {seen[item.key]}."
-            )
+            raise ConfigError(f"{item.key} is given twice", where=item.place, hint=f"It is also at {seen[item.key]}.")
         seen[item.key] = item.place
     return given
 

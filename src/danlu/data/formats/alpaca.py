@@ -70,9 +70,7 @@ def _question(value: dict[str, Any], shape: Shape) -> str:
     if not question or question.isspace():
         names = [name for name in (columns.prompt, columns.query) if name]
         missing = not any(name in value for name in names)
-        raise RowError(
-            names[0] if names else "", "the prompt is missing" if missing else "the prompt is empty"
-        )
+        raise RowError(names[0] if names else "", "the prompt is missing" if missing else "the prompt is empty")
     return question
 
 

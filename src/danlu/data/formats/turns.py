@@ -56,9 +56,7 @@ def list_at(value: Any, field: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         value = parsed(value, field)
     if not isinstance(value, list):
-        raise RowError(
-            field, "it is missing" if value is None else f"a list is expected, this is {kind_of(value)}"
-        )
+        raise RowError(field, "it is missing" if value is None else f"a list is expected, this is {kind_of(value)}")
     return value
 
 
@@ -145,9 +143,7 @@ def _trained(value: dict[str, Any], field: str) -> bool | None:
             continue
         if weight not in (0, 1):
             shown = weight if isinstance(weight, (int, float)) else kind_of(weight)
-            raise RowError(
-                f"{field}.{key}", f"a turn is trained (1, true) or not (0, false), this is {shown}"
-            )
+            raise RowError(f"{field}.{key}", f"a turn is trained (1, true) or not (0, false), this is {shown}")
         return bool(weight)
     return None
 

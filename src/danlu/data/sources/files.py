@@ -57,9 +57,7 @@ def find_files(name: str, base: Path | None = None) -> list[Path]:
 def _files_of(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if path.is_file() and is_data_file(path.name))
     if not found:
-        visible = (
-            path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.parts[1:])
-        )
+        visible = (path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.parts[1:]))
         found = sorted(path for path in visible if path.is_file() and is_data_file(path.name))
     if not found:
         raise DataError(
@@ -72,9 +70,7 @@ def _files_of(folder: Path) -> list[Path]:
 
 def _missing(name: str, base: Path | None) -> DataError:
     if glob.has_magic(name):
-        return DataError(
-            "no data file matches this pattern", where=name, hint="Check the folder and the ending."
-        )
+        return DataError("no data file matches this pattern", where=name, hint="Check the folder and the ending.")
     path = Path(name).expanduser()
     folder = path.parent
     if not folder.is_dir():

@@ -114,16 +114,12 @@ def _nothing(source: HubSource, names: Sequence[str], what: str) -> DataError:
     parts = {"subset": source.subset, "split": source.split, "folder": source.folder}
     asked = ", ".join(f"{key} {value}" for key, value in parts.items() if value)
     there = ", ".join([name for name in names if is_data_file(name)][:8]) or "no data files"
-    return DataError(
-        what + (f" ({asked})" if asked else ""), where=source.repository, hint=f"It has: {there}."
-    )
+    return DataError(what + (f" ({asked})" if asked else ""), where=source.repository, hint=f"It has: {there}.")
 
 
 def _has_subset(name: str, subset: str) -> bool:
     path = PurePosixPath(name)
-    return (
-        subset in path.parts[:-1] or path.stem == subset or path.stem.startswith((f"{subset}-", f"{subset}_"))
-    )
+    return subset in path.parts[:-1] or path.stem == subset or path.stem.startswith((f"{subset}-", f"{subset}_"))
 
 
 def _of_split(names: list[str], split: str) -> list[str]:

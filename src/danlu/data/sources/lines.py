@@ -94,8 +94,7 @@ def refuse_foreign(path: Path, offset: int) -> None:
     raise DataError(
         f"{undecodable(offset)}" + (", the whole file reads as gb18030" if gb else ""),
         where=str(path),
-        hint="Save it as UTF-8"
-        + (f": iconv -f gb18030 -t utf-8 {path.name} > utf8-{path.name}" if gb else "."),
+        hint="Save it as UTF-8" + (f": iconv -f gb18030 -t utf-8 {path.name} > utf8-{path.name}" if gb else "."),
     )
 
 

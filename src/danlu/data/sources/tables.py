@@ -25,9 +25,7 @@ def iter_text(path: Path) -> Iterator[RawRow | BadRow]:
             continue
         origin = Origin(str(path), line.number, row)
         row += 1
-        yield (
-            BadRow(origin, "", line.problem) if line.problem else RawRow({"text": line.text.rstrip()}, origin)
-        )
+        yield (BadRow(origin, "", line.problem) if line.problem else RawRow({"text": line.text.rstrip()}, origin))
 
 
 def iter_csv(path: Path) -> Iterator[RawRow | BadRow]:

@@ -30,13 +30,9 @@ class Pairs:
         UsageError: when there are none, or not equally many of both.
     """
 
-    def __init__(
-        self, predictions: list[str] | tuple[str, ...], references: list[str] | tuple[str, ...]
-    ) -> None:
+    def __init__(self, predictions: list[str] | tuple[str, ...], references: list[str] | tuple[str, ...]) -> None:
         if len(predictions) != len(references):
-            raise UsageError(
-                f"{len(predictions)} predictions cannot be compared with {len(references)} references"
-            )
+            raise UsageError(f"{len(predictions)} predictions cannot be compared with {len(references)} references")
         if not predictions:
             raise UsageError("there is nothing to measure: no predictions")
         self.predictions = tuple(predictions)
@@ -47,9 +43,7 @@ class Pairs:
 
     def each(self, score: Callable[[str, str], float]) -> list[float]:
         """``score(prediction, reference)`` of every row."""
-        return [
-            score(prediction, reference) for prediction, reference in zip(self.predictions, self.references)
-        ]
+        return [score(prediction, reference) for prediction, reference in zip(self.predictions, self.references)]
 
     @cached_property
     def chinese(self) -> bool:

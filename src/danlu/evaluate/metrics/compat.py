@@ -31,9 +31,7 @@ def rouge(pairs: Pairs) -> tuple[Column, ...]:
 def bleu(pairs: Pairs) -> tuple[Column, ...]:
     """BLEU-4 of each row over characters, ×100, each row rounded."""
     rows = pairs.each(lambda prediction, reference: round(character_bleu(prediction, reference) * 100, 4))
-    return (
-        mean_column("bleu-4", rows, "as nltk sentence_bleu|tok:letters|smooth:method3|mean of rounded rows"),
-    )
+    return (mean_column("bleu-4", rows, "as nltk sentence_bleu|tok:letters|smooth:method3|mean of rounded rows"),)
 
 
 def accuracy(pairs: Pairs) -> tuple[Column, ...]:

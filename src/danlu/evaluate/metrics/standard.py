@@ -32,9 +32,7 @@ def bleu(pairs: Pairs) -> tuple[Column, ...]:
     """
     metric = _sacrebleu().BLEU(tokenize="zh" if pairs.chinese else "13a", effective_order=True)
     scored = [metric.sentence_score(mine, [gold]) for mine, gold in zip(pairs.predictions, pairs.references)]
-    statistics = np.array(
-        [[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in scored], np.float64
-    )
+    statistics = np.array([[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in scored], np.float64)
     corpus = _sacrebleu().BLEU(tokenize="zh" if pairs.chinese else "13a")
     score = corpus.corpus_score(list(pairs.predictions), [list(pairs.references)])
     return (
@@ -74,9 +72,7 @@ def chrf(pairs: Pairs) -> tuple[Column, ...]:
     """ChrF (character n-grams up to 6, β = 2) over the corpus, equal to sacrebleu's (Popović 2015)."""
     metric = _sacrebleu().CHRF()
     score = metric.corpus_score(list(pairs.predictions), [list(pairs.references)])
-    statistics = np.array(
-        [_chrf_counts(*pair) for pair in zip(pairs.predictions, pairs.references)], np.float64
-    )
+    statistics = np.array([_chrf_counts(*pair) for pair in zip(pairs.predictions, pairs.references)], np.float64)
     return (
         Column(
             "chrf",
@@ -95,8 +91,7 @@ def _chrf_counts(prediction: str, reference: str) -> list[int]:
     counts = []
     for order in range(1, _CHRF_ORDER + 1):
         one, two = (
-            Counter([text[start : start + order] for start in range(len(text) - order + 1)])
-            for text in (mine, gold)
+            Counter([text[start : start + order] for start in range(len(text) - order + 1)]) for text in (mine, gold)
         )
         counts += [one.total() if two else 0, two.total(), shared(one, two)]
     return counts
@@ -131,9 +126,7 @@ def rouge_characters(pairs: Pairs) -> tuple[Column, ...]:
     return _rouge(pairs, content_units, "char", "char")
 
 
-def _rouge(
-    pairs: Pairs, split: Callable[[str], Sequence[str]], suffix: str, units: str
-) -> tuple[Column, ...]:
+def _rouge(pairs: Pairs, split: Callable[[str], Sequence[str]], suffix: str, units: str) -> tuple[Column, ...]:
     """F = 2PR/(P+R) of each row; n-grams clipped, L by longest common subsequence (Lin 2004)."""
     rows = [_rouge_row(split(mine), split(gold)) for mine, gold in zip(pairs.predictions, pairs.references)]
     protocol = f"f1|tok:{units}|{NORMALISATION}|mean of rows"
