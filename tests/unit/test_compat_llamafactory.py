@@ -122,6 +122,8 @@ def test_every_rename_and_default_has_a_target():
             assert target in vocabulary.names, key
             assert rename.to.startswith("trainer.") == (target not in vocabulary.homes), key
         assert set(old.defaults) <= set(vocabulary.homes)
+        assert old.marks <= set(vocabulary.names)
+    assert not table("et").marks & table("llamafactory").marks
 
 
 def test_a_typical_file(file):

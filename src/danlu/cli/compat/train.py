@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from danlu.cli.compat.et import check_as_asked, complete
@@ -138,8 +137,3 @@ def _check(config: TrainConfig, mode: Mode) -> None:
     if mode != "danlu" and config.task.do_predict and not config.task.predict_with_generate:
         raise UsageError("Please enable `predict_with_generate` to save model predictions.")
     check(config)
-
-
-def is_config_file(path: str) -> bool:
-    """Whether a word names a configuration file rather than an option."""
-    return Path(path).suffix.lower() in (".yaml", ".yml", ".json")
