@@ -45,7 +45,7 @@ FREE_ON_RESUME = frozenset(
         "data.on_bad_row",
         "data.tokenized_path",
         "data.overwrite_cache",
-        "encode.preprocessing_num_workers",
+        "compute.preprocessing_num_workers",
         "compute.gradient_checkpointing",
         "compute.disable_gradient_checkpointing",
         "compute.freeze_cache",
@@ -160,8 +160,10 @@ class EncodeOptions(Options):
     )
     train_on_prompt: bool = option(False, "train the prompt's tokens as well")
     mask_history: bool = option(False, "train the last answer only")
+    unstable_template: Literal["error", "split"] = option(
+        "error", "when the chat template rewrites earlier turns: refuse, or one sequence for each answer"
+    )
     packing: bool = option(False, "fill sequences up to cutoff_len with several rows that cannot see each other")
-    preprocessing_num_workers: Count | None = option(None, "processes that tokenise; all cores by default")
 
 
 class MethodOptions(Options):
@@ -227,6 +229,7 @@ class ComputeOptions(Options):
     freeze_cache: bool = option(True, "freeze: keep the hidden states below the trained layers after the first epoch")
     seed: int = option(42, "seed of everything random")
     dataloader_num_workers: int = option(0, "processes that build batches", ge=0)
+    preprocessing_num_workers: Count | None = option(None, "threads that tokenise; all cores by default")
     neftune_noise_alpha: float | None = option(None, "noise on the embeddings (NEFTune)")
     deepspeed: Annotated[str | dict[str, Any] | None, BeforeValidator(_path_or_mapping)] = option(
         None, "DeepSpeed configuration: a file or a mapping"
