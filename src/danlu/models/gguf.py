@@ -28,7 +28,7 @@ def dequantised(file: Path) -> Path:
     """The model folder (bfloat16 safetensors, tokenizer) made from a GGUF file.
 
     It is made once, in the cache, under a name that holds the file's size and time; a second process that
-    wants it at the same time waits for the first. A conversion that is killed leaves nothing that would be used.
+    wants it at the same time waits for the first. A killed conversion leaves nothing that would be used.
 
     Raises:
         ModelError: when the file is damaged or of an architecture that transformers cannot read.

@@ -73,10 +73,11 @@ def _download(name: str, revision: str, cache_dir: str | Path | None) -> Path:
         if not any(found.glob("*.safetensors")):
             snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=LEGACY)
     except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
+        status = getattr(error.response, "status_code", 0)
         reasons = {401: "needs a login or does not exist", 403: "needs access", 404: "does not exist"}
+        reason = reasons.get(status, f"answered {status}")
         raise ModelError(
-            f"the hub repository {name!r} (revision {revision}) {reasons.get(status or 0, f'answered {status}')}",
+            f"the hub repository {name!r} (revision {revision}) {reason}",
             hint="Check the spelling; for a gated model, accept its terms and run `hf auth login`.",
         ) from error
     except (HFValidationError, OSError, ValueError) as error:

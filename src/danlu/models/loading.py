@@ -78,7 +78,7 @@ def load_model(
 
 
 def lasting_name(path: str | Path) -> str:
-    """The name that adapters record for their base: packaged names and hub ids as they are, paths absolute."""
+    """The name that adapters record for their base: packaged names and hub ids as given, paths absolute."""
     given = Path(path).expanduser()
     return str(given.resolve()) if given.exists() else str(path)
 
