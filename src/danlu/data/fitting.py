@@ -57,9 +57,7 @@ def fit(
     return [item for item in fitted if item is not None]
 
 
-def within_budgets(
-    conversation: Conversation, template: Template, source: int | None, target: int | None
-) -> Fitted:
+def within_budgets(conversation: Conversation, template: Template, source: int | None, target: int | None) -> Fitted:
     """Cut each text to a budget of its own: ``target`` tokens for answers, ``source`` for everything else."""
     if source is None and target is None:
         return Fitted(conversation)

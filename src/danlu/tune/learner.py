@@ -86,6 +86,8 @@ class Learner(nn.Module):
             states = backbone(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
             return states[mask.bool()]
         options = self._options(bounds)
+        if self.prefix is not None:
+            position_ids = position_ids + self.prefix.shape.length
         if self.cache is not None and members is not None:
             below = self.cache.states(backbone, input_ids, position_ids, options, members)
             with self.cache.upper_half(backbone):

@@ -8,6 +8,7 @@ from typing import Any
 from danlu.core.errors import ConfigError, did_you_mean
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
+from danlu.tune.methods.old_names import known_names
 from danlu.tune.weights import load_weights, master_dtype, save_whole
 
 
@@ -27,7 +28,8 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
         )
     chosen = layers[-count:] if count > 0 else layers[:-count]
     names = _module_names(chosen[0])
-    unknown = [name for name in options.freeze_trainable_modules if name != "all" and name not in names]
+    wanted = [part for name in options.freeze_trainable_modules for part in known_names(name, names)]
+    unknown = [name for name in wanted if name != "all" and name not in names]
     if unknown:
         raise ConfigError(
             f"no layer has a module {unknown[0]!r}",
@@ -38,9 +40,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     dtype = master_dtype(config)
     for layer in chosen:
         for name, parameter in layer.named_parameters():
-            if "all" in options.freeze_trainable_modules or any(
-                wanted in name.split(".") for wanted in options.freeze_trainable_modules
-            ):
+            if "all" in wanted or not set(wanted).isdisjoint(name.split(".")):
                 parameter.requires_grad_(True)
                 parameter.data = parameter.data.to(dtype)
     _unfreeze_extra(model, options.freeze_extra_modules, dtype)

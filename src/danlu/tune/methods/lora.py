@@ -9,11 +9,11 @@ from torch import nn
 
 from danlu.core.errors import ConfigError, did_you_mean
 
+from danlu.models.adapters import attach, merge
 from danlu.tune.config import LoraOptions, TrainConfig
 from danlu.tune.methods import Tuned
-
-FUSED_NAMES = {"query_key_value": ("q_proj", "k_proj", "v_proj"), "W_pack": ("q_proj", "k_proj", "v_proj")}
-"""Names of old models for one matrix that today's models keep apart."""
+from danlu.tune.methods.low_rank import speed_up
+from danlu.tune.methods.old_names import known_names
 
 
 def apply(model: Any, config: TrainConfig) -> Tuned:
@@ -27,11 +27,10 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     model.requires_grad_(False)
     given = list(config.model.adapter_name_or_path)
     continued = None if config.model.create_new_adapter or not given else given.pop()
-    from danlu.models.adapters import load_trainable, merge_all
-
-    model = merge_all(model, given) if given else model
+    model = merge(model, given) if given else model
     if continued:
-        adapter = load_trainable(model, continued)
+        adapter = attach(model, continued, trainable=True)
+        speed_up(adapter)
         return Tuned(adapter.get_base_model(), adapter)
     options = config.lora
     settings = LoraConfig(
@@ -46,6 +45,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
         init_lora_weights=_init(options),
     )
     adapter = get_peft_model(model, settings)
+    speed_up(adapter)
     return Tuned(adapter.get_base_model(), adapter)
 
 
@@ -72,13 +72,11 @@ def targets(model: Any, options: LoraOptions) -> list[str]:
         if isinstance(module, nn.Linear) and module is not head
     }
     chosen: list[str] = []
-    for name in options.lora_target:
+    for name in (part for given in options.lora_target for part in known_names(given, linear)):
         if name == "all":
             chosen += sorted(linear)
         elif name in linear:
             chosen.append(name)
-        elif all(part in linear for part in FUSED_NAMES.get(name, ("",))):
-            chosen += FUSED_NAMES[name]
         else:
             raise ConfigError(
                 f"the model has no linear layer named {name!r}",

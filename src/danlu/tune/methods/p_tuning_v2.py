@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import ConfigError
-from danlu.models.prefix import PrefixEncoder
+from danlu.models.prefix import PrefixEncoder, PrefixShape
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
 
@@ -25,21 +25,18 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
             where="adapter_name_or_path",
             hint="Name one prefix, or export a LoRA adapter first.",
         )
-    if given and not config.model.create_new_adapter:
-        return Tuned(model, prefix=PrefixEncoder.load(Path(given[0]), model.config))
     options = config.method
-    prefix = PrefixEncoder(
-        model.config,
-        length=options.pre_seq_len,
-        projection=options.prefix_projection,
-        dropout=options.prefix_dropout,
-    )
+    if given and not config.model.create_new_adapter:
+        prefix = PrefixEncoder.load(Path(given[0]), model.config, dropout=options.prefix_dropout)
+    else:
+        shape = PrefixShape.of(model.config, options.pre_seq_len)
+        prefix = PrefixEncoder(shape, projection=options.prefix_projection, dropout=options.prefix_dropout)
     return Tuned(model, prefix=prefix.to(model.device))
 
 
 def save(tuned: Tuned, folder: Path) -> None:
     """Write the prefix as PEFT stores it, and the network that makes it so that training can go on."""
-    tuned.prefix.save(folder, tuned.model)
+    tuned.prefix.save(folder, base=tuned.model.name_or_path)
 
 
 def load(tuned: Tuned, folder: Path) -> None:
