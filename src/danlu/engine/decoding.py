@@ -1,0 +1,155 @@
+"""The decoding loop: a batch of prompts, one token a step, rows leave as soon as they are finished.
+
+The loop is ours, not ``generate`` of transformers, because rows have options of their own, are wanted as
+soon as they end, and must not be computed any further after that; streaming is the same loop with one row.
+Prompts are padded on the left. Positions are always given, counted from the attention mask, so padding
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from danlu.engine.protocol import FinishReason, GenerationOptions
+from danlu.engine.sampling import choose, row_generator
+from danlu.engine.text import TextStream
+from danlu.models.prefix import split_prefix
+
+
+@dataclass(slots=True)
+class Row:
+    """One prompt being answered.
+
+    Attributes:
+        key: of the request.
+        ids: the prompt.
+        options: how to answer.
+        limit: most new tokens.
+        cut: tokens left out at the start of the prompt.
+        tokens: the answer so far.
+        finished: why it ended; None while it goes on.
+    """
+
+    key: str
+    ids: list[int]
+    options: GenerationOptions
+    limit: int
+    cut: int = 0
+    tokens: list[int] = field(default_factory=list)
+    finished: FinishReason | None = None
+    generator: torch.Generator | None = None
+    watch: TextStream | None = None
+
+    def take(self, token: int, stop_ids: frozenset[int]) -> None:
+        """Add a token and see whether the answer ends with it."""
+        self.tokens.append(token)
+        if token in stop_ids:
+            self.finished = "stop"
+            return
+        if self.watch is not None:
+            self.watch.push(token)
+            if self.watch.stopped:
+                self.finished = "stop"
+                return
+        if len(self.tokens) >= self.limit:
+            self.finished = "length"
+
+
+class _Batch:
+    """What the model has computed for the rows that are still going on."""
+
+    def __init__(self, model: Any, rows: Sequence[Row], pad: int) -> None:
+        self.model, prefix = split_prefix(model)
+        self.rows = list(rows)
+        device = self.model.device
+        ids, mask = pad_left([row.ids for row in rows], pad)
+        self.ids, mask = ids.to(device), mask.to(device)
+        self.seen = self._seen(mask)
+        self.cache: Any = None
+        size = 0
+        if prefix is not None:
+            self.cache = prefix.past_key_values(len(rows), self.model.dtype)
+            size = prefix.shape.length
+        self.mask = torch.cat([mask.new_ones(len(rows), size), mask], dim=1)
+        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, size:]
+
+    def _seen(self, mask: Tensor) -> Tensor | None:
+        if all(row.options.repetition_penalty == 1 for row in self.rows):
+            return None
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        seen = torch.zeros(len(self.rows), vocabulary, dtype=torch.bool, device=mask.device)
+        for row, (ids, real) in enumerate(zip(self.ids, mask.bool())):
+            seen[row, ids[real]] = True
+        return seen
+
+    def step(self) -> list[int]:
+        """Compute one token for every row."""
+        output = self.model(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = output.past_key_values
+        options = [row.options for row in self.rows]
+        tokens = choose(output.logits[:, -1], options, [row.generator for row in self.rows], self.seen)
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens.unsqueeze(1), True)
+        self.ids = tokens.unsqueeze(1)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        self.positions = self.positions[:, -1:] + 1
+        return [int(token) for token in tokens]
+
+    def drop_finished(self) -> None:
+        """Keep only the rows that go on."""
+        kept = [place for place, row in enumerate(self.rows) if row.finished is None]
+        if len(kept) == len(self.rows) or not kept:
+            return
+        index = torch.tensor(kept, device=self.ids.device)
+        self.rows = [self.rows[place] for place in kept]
+        self.ids, self.mask, self.positions = self.ids[index], self.mask[index], self.positions[index]
+        self.seen = None if self.seen is None else self.seen[index]
+        self.cache.batch_select_indices(index)
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids (rows, longest) padded on the left, and the mask (1 for text) of the same shape."""
+    width = max(map(len, sequences))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in sequences])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in sequences])
+    return ids, mask
+
+
+def decode_rows(
+    model: Any, rows: Sequence[Row], *, stop_ids: frozenset[int], pad: int
+) -> Iterator[list[Row]]:
+    """Answer rows together; after every step, yield the rows that took part in it.
+
+    Args:
+        model: a causal language model, with adapters or a prefix or without.
+        rows: prompts; each gets tokens until ``finished`` is set.
+        stop_ids: tokens that end an answer.
+        pad: token that fills up shorter prompts.
+    """
+    for row in rows:
+        row.generator = row_generator(row.options, row.key)
+    with torch.no_grad():
+        batch = _Batch(model, rows, pad)
+    while batch.rows:
+        with torch.no_grad():  # not around the yield: the caller's code runs there
+            tokens = batch.step()
+        active = list(batch.rows)
+        for row, token in zip(active, tokens):
+            row.take(token, stop_ids)
+        yield active
+        if all(row.finished for row in active):
+            return
+        with torch.no_grad():
+            batch.drop_finished()

@@ -1,0 +1,114 @@
+"""Text in, text out: the one protocol that local, remote and served models share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from danlu.core.errors import UsageError
+from danlu.data.schema import Conversation
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How one answer is generated. Greedy unless told otherwise.
+
+    Attributes:
+        do_sample: sample instead of taking the likeliest token.
+        temperature: logits are divided by it before sampling.
+        top_p: sample from the smallest set of tokens with this probability.
+        top_k: sample from at most this many tokens; 0 for all.
+        num_beams: beams of a beam search; 1 for none.
+        max_new_tokens: longest answer, in tokens.
+        repetition_penalty: above 1, tokens that were seen become less likely
+            (Keskar et al., 2019, arXiv:1909.05858).
+        stop: texts that end an answer; they are not part of it.
+        seed: of sampling; with the request's key it decides the answer, whatever else is in the batch.
+
+    Raises:
+        UsageError: for values outside their range.
+    """
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    num_beams: int = 1
+    max_new_tokens: int = 512
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        rules = {
+            "temperature": self.temperature > 0,
+            "top_p": 0 < self.top_p <= 1,
+            "top_k": self.top_k >= 0,
+            "num_beams": self.num_beams >= 1,
+            "max_new_tokens": self.max_new_tokens >= 1,
+            "repetition_penalty": self.repetition_penalty > 0,
+            "stop": "" not in self.stop,
+        }
+        for name, fine in rules.items():
+            if not fine:
+                raise UsageError(f"{name} cannot be {getattr(self, name)!r}", where="generation options")
+        if self.num_beams > 1 and self.do_sample:
+            raise UsageError("beam search and sampling exclude each other", where="generation options")
+
+
+GREEDY = GenerationOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Something to answer.
+
+    Attributes:
+        key: comes back with the answer; unique among the requests of one call.
+        prompt: a conversation, or token ids that include the header of the answer.
+        options: how to answer.
+    """
+
+    key: str
+    prompt: Conversation | tuple[int, ...]
+    options: GenerationOptions = GREEDY
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer.
+
+    Attributes:
+        key: of the request.
+        text: without control tokens and stop texts.
+        tokens: ids that were generated, with the token that ended the answer.
+        finish_reason: ``stop`` (the model ended it, or a stop text came) or ``length``.
+        prompt_tokens: length of the prompt that the model saw.
+        cut_tokens: tokens left out at the start of a prompt that was too long.
+    """
+
+    key: str
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    cut_tokens: int = 0
+
+
+class Engine(Protocol):
+    """Answers requests."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield a completion for every request, each as soon as it is finished, in any order."""
+
+
+class Renderer(Protocol):
+    """Turns conversations into prompts; :class:`danlu.data.templates.Template` is one."""
+
+    stop_ids: frozenset[int]
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """Ids of the conversation with the header of the answer to come."""

@@ -1,0 +1,64 @@
+"""Choose the next token of every row of a batch, each row by its own options and its own random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from danlu.engine.protocol import GenerationOptions
+
+
+def row_generator(options: GenerationOptions, key: str) -> torch.Generator | None:
+    """Random numbers of one request, from its seed and key; None when nothing is sampled."""
+    if not options.do_sample:
+        return None
+    digest = hashlib.blake2b(f"{options.seed}\0{key}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def choose(
+    logits: Tensor,
+    options: Sequence[GenerationOptions],
+    generators: Sequence[torch.Generator | None],
+    seen: Tensor | None = None,
+) -> Tensor:
+    """The next token of each row, shape (rows,).
+
+    Args:
+        logits: (rows, vocabulary), any precision.
+        options: of each row.
+        generators: of each row that samples.
+        seen: (rows, vocabulary) booleans: tokens of the prompt and the answer so far, for the penalty.
+    """
+    scores = logits.float()
+    if seen is not None:
+        penalty = scores.new_tensor([[option.repetition_penalty] for option in options])
+        penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
+        scores = torch.where(seen, penalised, scores)
+    tokens = scores.argmax(dim=-1)
+    sampled = [row for row, option in enumerate(options) if option.do_sample]
+    if sampled:
+        chosen = [options[row] for row in sampled]
+        random = torch.cat([torch.rand(1, generator=generators[row]) for row in sampled])
+        tokens[sampled] = _sample(scores[sampled], chosen, random.to(scores.device))
+    return tokens
+
+
+def _sample(scores: Tensor, options: Sequence[GenerationOptions], random: Tensor) -> Tensor:
+    """Temperature, then top-k, then top-p, then the token at ``random`` of the cumulative distribution."""
+    scores = scores / scores.new_tensor([[option.temperature] for option in options])
+    ordered, index = scores.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(ordered.shape[-1], device=ordered.device)
+    limit = torch.tensor([[option.top_k or ordered.shape[-1]] for option in options], device=ordered.device)
+    probabilities = ordered.masked_fill(rank >= limit, -torch.inf).softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    share = scores.new_tensor([[option.top_p] for option in options])
+    kept = probabilities.masked_fill((before >= share) & (rank > 0), 0.0)
+    cumulative = kept.cumsum(dim=-1)
+    target = random.unsqueeze(-1) * cumulative[:, -1:]
+    place = torch.searchsorted(cumulative, target, right=True).clamp(max=ordered.shape[-1] - 1)
+    place = torch.minimum(place, (kept > 0).sum(dim=-1, keepdim=True) - 1)
+    return index.gather(-1, place).squeeze(-1)
