@@ -106,7 +106,14 @@ def load_rows(
     with _no_collector():
         for name in wanted:
             source = resolve(name, dataset_dir)
-            rows, broken, info = _read(source, max_samples, on_bad_row, stage, separator, seed)
+            rows, broken, info = _read(
+                source,
+                max_samples=max_samples,
+                on_bad_row=on_bad_row,
+                stage=stage,
+                separator=separator,
+                seed=seed,
+            )
             groups.append(rows)
             bad += broken
             sources.append(info)
@@ -131,7 +138,13 @@ def _no_collector() -> Iterator[None]:
 
 
 def _read(
-    source: Source, max_samples: int | None, on_bad_row: str, stage: str | None, separator: str, seed: int
+    source: Source,
+    *,
+    max_samples: int | None,
+    on_bad_row: str,
+    stage: str | None,
+    separator: str,
+    seed: int,
 ) -> tuple[list[Row], list[BadRow], SourceInfo]:
     files = source.files()
     limit = None if source.num_samples else max_samples
@@ -254,7 +267,7 @@ def _unnamed(head: Sequence[RawRow | BadRow], shape: Shape) -> set[str]:
 
 def _ignored(source: Source, ignored: set[str]) -> tuple[str, ...]:
     return tuple(
-        f"column {name!r} has values but columns of {source.name} in dataset_info.json does not name it: not read"
+        f"column {name!r} is not read: columns of {source.name} in dataset_info.json does not name it"
         for name in sorted(ignored)
     )
 
