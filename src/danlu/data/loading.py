@@ -22,7 +22,7 @@ from danlu.data.rows import BadRow, RawRow, RowError
 from danlu.data.schema import Document, Example, Preference, Row, UnpairedPreference
 from danlu.data.sources import iter_raw
 
-_SAMPLE = 50  # rows whose columns tell the shape of a file
+HEAD = 50  # rows whose columns tell the shape of a file
 
 KINDS: dict[str, tuple[type, str]] = {
     "pt": (Document, "plain text"),
@@ -166,7 +166,7 @@ def _read(
     count = len(rows)
     if source.num_samples:
         rows = sample(rows, source.num_samples, seed=seed)[:max_samples]
-    warnings = (*source.warnings, *_checksum(source, files), *_ignored(source, ignored))
+    warnings = (*source.warnings, *checksum_warnings(source, files), *column_warnings(source, ignored))
     if source.num_samples and source.num_samples > count:
         warnings += (f"num_samples is {source.num_samples}, there are {count} rows: some come several times",)
     path = source.path if len(files) != 1 else str(files[0])
@@ -192,10 +192,10 @@ def read_files(
     left = limit
     for path in files:
         raw = iter_raw(path)
-        head = list(islice(raw, _SAMPLE if left is None else min(_SAMPLE, left)))
+        head = list(islice(raw, HEAD if left is None else min(HEAD, left)))
         shape = shape_of(head, source, path, separator)
         if ignored is not None and source.described:
-            ignored |= _unnamed(head, shape)
+            ignored |= unnamed_columns(head, shape)
         layout: Format = FORMATS[shape.format]
         for item in islice(chain(head, raw), left):
             if left is not None:
@@ -245,7 +245,8 @@ def digest(files: Sequence[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _checksum(source: Source, files: Sequence[Path]) -> tuple[str, ...]:
+def checksum_warnings(source: Source, files: Sequence[Path]) -> tuple[str, ...]:
+    """A warning when the file is not the one whose checksum dataset_info.json states."""
     if not source.sha1:
         return ()
     if len(files) != 1:
@@ -259,13 +260,15 @@ def _checksum(source: Source, files: Sequence[Path]) -> tuple[str, ...]:
     )
 
 
-def _unnamed(head: Sequence[RawRow | BadRow], shape: Shape) -> set[str]:
+def unnamed_columns(head: Sequence[RawRow | BadRow], shape: Shape) -> set[str]:
+    """Columns with a meaning and values that the shape does not name."""
     named = shape.columns.named()
     filled = {key for item in head if isinstance(item, RawRow) for key, value in item.value.items() if value}
     return {key for key in _WORTH_A_WORD if key in filled and key not in named}
 
 
-def _ignored(source: Source, ignored: set[str]) -> tuple[str, ...]:
+def column_warnings(source: Source, ignored: set[str]) -> tuple[str, ...]:
+    """Warnings about columns that are in the rows and not read."""
     return tuple(
         f"column {name!r} is not read: columns of {source.name} in dataset_info.json does not name it"
         for name in sorted(ignored)
