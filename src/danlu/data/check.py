@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -160,7 +160,7 @@ def _unusual_turns(conversation: Conversation) -> list[str]:
     spoken = [role for role in roles if role != "system"]
     if spoken and spoken[0] == "assistant":
         found.append("the assistant speaks first")
-    pairs = list(zip(spoken, spoken[1:]))
+    pairs = list(pairwise(spoken))
     if ("user", "user") in pairs:
         found.append("two user turns in a row")
     if ("assistant", "assistant") in pairs:
