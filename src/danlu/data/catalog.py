@@ -23,10 +23,10 @@ from danlu.data.sources.files import find_files, looks_like_path
 from danlu.data.sources.hub import HubSource, fetch, fetch_file, is_hub_id
 
 DatasetDir: TypeAlias = str | Path | Mapping[str, Any]
-"""Folder with ``dataset_info.json``; ``ONLINE`` (names are hub ids); ``REMOTE:owner/name``; or the entries."""
+"""Folder with dataset_info.json; ``ONLINE`` (names are hub ids); ``REMOTE:owner/name``; or the entries."""
 
 _REFUSED = {
-    "script_url": "loading scripts are programs of strangers and are never run; convert the rows to JSON lines once",
+    "script_url": "loading scripts of strangers are never run; convert the rows to JSON lines once",
     "cloud_file_name": "cloud storage is not read; copy the file and name it in file_name",
     "om_hub_url": "OpenMind is not supported; download the file and name it in file_name",
 }
@@ -54,7 +54,7 @@ class Source:
         place: path or pattern, or the hub dataset.
         base: folder that a relative path is also looked for in.
         shape: None when the columns decide.
-        described: the shape comes from the user's dataset_info.json, so columns it leaves out are worth a word.
+        described: the shape comes from dataset_info.json, so columns it leaves out are worth a word.
         sha1: checksum the (single) file should have.
         num_samples: so many rows drawn at random (again, when there are fewer).
         warnings: what is odd about the entry.
@@ -199,7 +199,8 @@ def entry_shape(entry: Mapping[str, Any], where: str) -> Shape:
     columns = _columns(name, _typed(entry, "columns", dict, where), ranking, where)
     tags = usual_shape(name).tags
     if given := _typed(entry, "tags", dict, where):
-        tags = replace(tags, **_names(given, Tags, "tags", where))
+        named = {key: value for key, value in _names(given, Tags, "tags", where).items() if value}
+        tags = replace(tags, **named)
     return Shape(name, columns, tags, ranking)
 
 
@@ -221,7 +222,7 @@ def _names(given: dict[str, Any], model: type, key: str, where: str) -> dict[str
             raise DataError(f"{key} has no {name!r}", where=where, hint=hint)
         if value is not None and not isinstance(value, str):
             raise DataError(f"{key}.{name} must be text, it is {value!r}", where=where)
-    return {name: value for name, value in given.items() if value is not None or model is Columns}
+    return given
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from danlu.data.rows import BadRow, RawRow, RowError
 from danlu.data.schema import Document, Example, Preference, Row, UnpairedPreference
 from danlu.data.sources import iter_raw
 
-_SAMPLE = 50  # rows whose columns tell the shape of a file
+HEAD = 50  # rows whose columns tell the shape of a file
 
 KINDS: dict[str, tuple[type, str]] = {
     "pt": (Document, "plain text"),
@@ -106,7 +106,14 @@ def load_rows(
     with _no_collector():
         for name in wanted:
             source = resolve(name, dataset_dir)
-            rows, broken, info = _read(source, max_samples, on_bad_row, stage, separator, seed)
+            rows, broken, info = _read(
+                source,
+                max_samples=max_samples,
+                on_bad_row=on_bad_row,
+                stage=stage,
+                separator=separator,
+                seed=seed,
+            )
             groups.append(rows)
             bad += broken
             sources.append(info)
@@ -131,7 +138,13 @@ def _no_collector() -> Iterator[None]:
 
 
 def _read(
-    source: Source, max_samples: int | None, on_bad_row: str, stage: str | None, separator: str, seed: int
+    source: Source,
+    *,
+    max_samples: int | None,
+    on_bad_row: str,
+    stage: str | None,
+    separator: str,
+    seed: int,
 ) -> tuple[list[Row], list[BadRow], SourceInfo]:
     files = source.files()
     limit = None if source.num_samples else max_samples
@@ -151,7 +164,7 @@ def _read(
     count = len(rows)
     if source.num_samples:
         rows = sample(rows, source.num_samples, seed=seed)[:max_samples]
-    warnings = (*source.warnings, *_checksum(source, files), *_ignored(source, ignored))
+    warnings = (*source.warnings, *checksum_warnings(source, files), *column_warnings(source, ignored))
     if source.num_samples and source.num_samples > count:
         warnings += (f"num_samples is {source.num_samples}, there are {count} rows: some come several times",)
     path = source.path if len(files) != 1 else str(files[0])
@@ -177,10 +190,10 @@ def read_files(
     left = limit
     for path in files:
         raw = iter_raw(path)
-        head = list(islice(raw, _SAMPLE if left is None else min(_SAMPLE, left)))
+        head = list(islice(raw, HEAD if left is None else min(HEAD, left)))
         shape = shape_of(head, source, path, separator)
         if ignored is not None and source.described:
-            ignored |= _unnamed(head, shape)
+            ignored |= unnamed_columns(head, shape)
         layout: Format = FORMATS[shape.format]
         for item in islice(chain(head, raw), left):
             if left is not None:
@@ -230,7 +243,8 @@ def digest(files: Sequence[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _checksum(source: Source, files: Sequence[Path]) -> tuple[str, ...]:
+def checksum_warnings(source: Source, files: Sequence[Path]) -> tuple[str, ...]:
+    """A warning when the file is not the one whose checksum dataset_info.json states."""
     if not source.sha1:
         return ()
     if len(files) != 1:
@@ -244,15 +258,17 @@ def _checksum(source: Source, files: Sequence[Path]) -> tuple[str, ...]:
     )
 
 
-def _unnamed(head: Sequence[RawRow | BadRow], shape: Shape) -> set[str]:
+def unnamed_columns(head: Sequence[RawRow | BadRow], shape: Shape) -> set[str]:
+    """Columns with a meaning and values that the shape does not name."""
     named = shape.columns.named()
     filled = {key for item in head if isinstance(item, RawRow) for key, value in item.value.items() if value}
     return {key for key in _WORTH_A_WORD if key in filled and key not in named}
 
 
-def _ignored(source: Source, ignored: set[str]) -> tuple[str, ...]:
+def column_warnings(source: Source, ignored: set[str]) -> tuple[str, ...]:
+    """Warnings about columns that are in the rows and not read."""
     return tuple(
-        f"column {name!r} has values but columns of {source.name} in dataset_info.json does not name it: not read"
+        f"column {name!r} is not read: columns of {source.name} in dataset_info.json does not name it"
         for name in sorted(ignored)
     )
 

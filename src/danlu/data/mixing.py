@@ -24,7 +24,7 @@ def mix(
 
     Args:
         groups: rows of each dataset.
-        strategy: ``concat`` one after the other; ``interleave_under`` stops when the first dataset is used up;
+        strategy: ``concat`` one after the other; ``interleave_under`` until the first dataset is used up;
             ``interleave_over`` starts short ones again until each was used up once; ``interleave_once`` uses
             every row exactly once.
         weights: how often each dataset is drawn from; in turn when not given.

@@ -45,7 +45,7 @@ class BadRow:
 
 
 class RowError(Exception):
-    """Raised inside a format's reader; :func:`danlu.data.formats.read_row` turns it into a :class:`BadRow`."""
+    """Raised inside a format's reader; the caller turns it into a :class:`BadRow`."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(field, message)
@@ -62,7 +62,7 @@ class CannotHold(Exception):
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is called in messages: "a number", "a list", …"""
+    """What a JSON value is called in messages, for instance "a number"."""
     names: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", str: "text"}
     names |= {list: "a list", dict: "an object", type(None): "null"}
     return names.get(type(value), f"a {type(value).__name__}")

@@ -26,7 +26,7 @@ FORMATS = Registry(
 
 
 def usual_shape(name: str, separator: str = "\n") -> Shape:
-    """The shape of a file that :func:`write_row` of this format makes: every usual column under its usual name."""
+    """The shape of a file as :func:`write_row` makes it: every usual column under its usual name."""
     layout: Format = FORMATS[name]
     return Shape(name, layout.columns, layout.tags, separator=separator)
 

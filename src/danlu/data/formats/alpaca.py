@@ -36,7 +36,7 @@ from danlu.data.schema import (
 def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     """Read one row; see the module."""
     columns = shape.columns
-    refuse_media(value, columns)
+    refuse_media(value, shape)
     paired = is_pair(value, shape)
     if columns.response is None and not paired:
         place = columns.prompt or "text"
@@ -51,15 +51,9 @@ def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     if isinstance(answer, list):
         return _two_answers(answer, where, Conversation(tuple(prompt), tools), origin)
     if paired:
-        return pair(value, shape, prompt, tools, origin, columns.prompt or "instruction")
-    return finish(
-        value,
-        shape,
-        (*prompt, Message("assistant", text_at(answer, where, what="answer"))),
-        tools,
-        origin,
-        where,
-    )
+        return pair(value, shape, Conversation(tuple(prompt), tools), origin, columns.prompt or "instruction")
+    messages = (*prompt, Message("assistant", text_at(answer, where, what="answer")))
+    return finish(value, shape, Conversation(messages, tools), origin, where)
 
 
 def _question(value: dict[str, Any], shape: Shape) -> str:

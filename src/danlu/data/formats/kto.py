@@ -10,13 +10,13 @@ from danlu.data.formats.preference import read_prompt
 from danlu.data.formats.shape import Columns, Format, Shape
 from danlu.data.formats.turns import answered, optional_text, prompt_of, read_tools, refuse_media, with_system
 from danlu.data.rows import CannotHold, RowError
-from danlu.data.schema import Origin, Row, UnpairedPreference
+from danlu.data.schema import Conversation, Origin, Row, UnpairedPreference
 
 
 def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     """Read one row; see the module."""
     columns = shape.columns
-    refuse_media(value, columns)
+    refuse_media(value, shape)
     field, answer_field, label = (
         columns.prompt or "prompt",
         columns.response or "completion",
@@ -29,7 +29,7 @@ def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     tools = read_tools(value.get(columns.tools), columns.tools) if columns.tools else ()
     start = prompt_of(with_system(prompt, system), tools, field)
     answer = answer_at(value.get(answer_field), answer_field, shape.tags, shape.roles)
-    conversation = answered([*start.messages, *answer], tools, answer_field)
+    conversation = answered(Conversation((*start.messages, *answer), tools), answer_field)
     return UnpairedPreference(conversation, read_label(value[label], label), origin)
 
 

@@ -1,7 +1,7 @@
 """native: content blocks with a weight for each turn, as LLaMA-Factory's rewrite (v1) keeps them.
 
-``{"messages": [{"role", "content": [{"type": "text", "value": "…"}], "loss_weight": 1.0}, …]}``; pairs hold two
-whole conversations, ``chosen_messages`` and ``rejected_messages``. A weight is 0 or 1: others are refused.
+``{"messages": [{"role", "content": [{"type": "text", "value": "…"}], "loss_weight": 1.0}, …]}``; pairs hold
+two whole conversations, ``chosen_messages`` and ``rejected_messages``. Weights are 0 or 1.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     for name, messages in ((chosen_at, chosen), (rejected_at, rejected)):
         if not messages or messages[-1].role != "assistant":
             raise RowError(name, "it does not end with an answer of the assistant")
-    prompt, better, worse = divide((), chosen, rejected, chosen_at, rejected_at)
+    prompt, better, worse = divide((), chosen, rejected, (chosen_at, rejected_at))
     tools = read_tools(value.get(columns.tools), columns.tools) if columns.tools else ()
     return Preference(prompt_of(prompt, tools, chosen_at), better, worse, read_margin(value), origin)
 

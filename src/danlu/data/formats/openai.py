@@ -46,7 +46,7 @@ def _against(value: dict[str, Any], name: str, shape: Shape, origin: Origin) -> 
     whole = read_messages(value.get(field), field, shape.tags, shape.roles)
     rejected = answer_at(value[name], name, shape.tags, shape.roles)
     prompt = whole[:-1] if name == "rejected_response" else []
-    start, better, worse = divide(prompt, whole[-1:] if prompt else whole, rejected, field, name)
+    start, better, worse = divide(prompt, whole[-1:] if prompt else whole, rejected, (field, name))
     system = optional_text(value.get(columns.system), columns.system) if columns.system else ""
     tools = read_tools(value.get(columns.tools), columns.tools) if columns.tools else ()
     conversation = prompt_of(with_system(start, system), tools, field)

@@ -31,13 +31,12 @@ def is_pair(value: dict[str, Any], shape: Shape) -> bool:
 def finish(
     value: dict[str, Any],
     shape: Shape,
-    messages: Sequence[Message],
-    tools: tuple[str, ...],
+    conversation: Conversation,
     origin: Origin,
     field: str,
 ) -> Row:
     """The row of a finished conversation: wanted or not when it is labelled, else an example."""
-    conversation = answered(messages, tools, field)
+    answered(conversation, field)
     tag = shape.columns.kto_tag
     if tag is not None and value.get(tag) is not None:
         return UnpairedPreference(conversation, read_label(value[tag], tag), origin)
@@ -60,8 +59,7 @@ def read_label(value: Any, field: str) -> bool:
 def pair(
     value: dict[str, Any],
     shape: Shape,
-    prompt: Sequence[Message],
-    tools: tuple[str, ...],
+    prompt: Conversation,
     origin: Origin,
     field: str,
 ) -> Preference:
@@ -70,8 +68,8 @@ def pair(
     rejected_at = shape.columns.rejected or "rejected"
     chosen = answer_at(value.get(chosen_at), chosen_at, shape.tags, shape.roles)
     rejected = answer_at(value.get(rejected_at), rejected_at, shape.tags, shape.roles)
-    start, better, worse = divide(prompt, chosen, rejected, chosen_at, rejected_at)
-    return Preference(prompt_of(start, tools, field), better, worse, read_margin(value), origin)
+    start, better, worse = divide(prompt.messages, chosen, rejected, (chosen_at, rejected_at))
+    return Preference(prompt_of(start, prompt.tools, field), better, worse, read_margin(value), origin)
 
 
 def read_margin(value: dict[str, Any]) -> float | None:
@@ -84,7 +82,9 @@ def read_margin(value: dict[str, Any]) -> float | None:
     return float(margin)
 
 
-def answer_at(value: Any, field: str, tags: Tags = OPENAI_TAGS, roles: dict[str, str] | None = None) -> list[Message]:
+def answer_at(
+    value: Any, field: str, tags: Tags = OPENAI_TAGS, roles: dict[str, str] | None = None
+) -> list[Message]:
     """An answer in any shape, as messages; the last one is the answer."""
     if isinstance(value, dict):
         message = read_message(value, field, tags, roles)
@@ -102,21 +102,25 @@ def divide(
     prompt: Sequence[Message],
     chosen: Sequence[Message],
     rejected: Sequence[Message],
-    chosen_at: str,
-    rejected_at: str,
+    names: tuple[str, str],
 ) -> tuple[list[Message], Message, Message]:
-    """Split two whole conversations (or answers to ``prompt``) into what they share and their last answers."""
-    for name, answer in ((chosen_at, chosen), (rejected_at, rejected)):
+    """Split two whole conversations (or answers to ``prompt``) into what they share and their last answers.
+
+    ``names`` are the fields of the two, for errors.
+    """
+    for name, answer in zip(names, (chosen, rejected), strict=True):
         if len(answer) > 1 and len(answer) <= len(prompt):
             raise RowError(name, "it has several messages but does not repeat the prompt")
     first, second = list(chosen[:-1]), list(rejected[:-1])
     if not prompt and not first and not second:
-        raise RowError(chosen_at, "there is no prompt")
+        raise RowError(names[0], "there is no prompt")
     given = list(prompt)
     starts = [start or given for start in (first, second)]
     starts = [given + start if given and start[: len(given)] != given else start for start in starts]
     if starts[0] != starts[1]:
-        raise RowError(rejected_at, "the two answers belong to different prompts; only the last answer may differ")
+        raise RowError(
+            names[1], "the two answers belong to different prompts; only the last answer may differ"
+        )
     return starts[0], chosen[-1], rejected[-1]
 
 

@@ -19,18 +19,18 @@ from danlu.data.formats.turns import (
     with_system,
 )
 from danlu.data.rows import CannotHold
-from danlu.data.schema import Message, Origin, Preference, Row
+from danlu.data.schema import Conversation, Message, Origin, Preference, Row
 
 
 def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     """Read one row; see the module."""
     columns = shape.columns
-    refuse_media(value, columns)
+    refuse_media(value, shape)
     field = columns.prompt or "prompt"
     prompt = [] if value.get(field) is None else read_prompt(value[field], field, shape)
     system = optional_text(value.get(columns.system), columns.system) if columns.system else ""
     tools = read_tools(value.get(columns.tools), columns.tools) if columns.tools else ()
-    return pair(value, shape, with_system(prompt, system), tools, origin, field)
+    return pair(value, shape, Conversation(with_system(prompt, system), tools), origin, field)
 
 
 def read_prompt(value: Any, field: str, shape: Shape) -> list[Message]:

@@ -12,13 +12,13 @@ from danlu.data.formats.outcome import finish, split_answer
 from danlu.data.formats.shape import Columns, Format, Shape, Tags
 from danlu.data.formats.turns import list_at, optional_text, refuse_media, text_at, with_system
 from danlu.data.rows import CannotHold, RowError, kind_of
-from danlu.data.schema import Example, Message, Origin, Row
+from danlu.data.schema import Conversation, Example, Message, Origin, Row
 
 
 def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     """Read one row; see the module."""
     columns, tags = shape.columns, shape.tags
-    refuse_media(value, columns)
+    refuse_media(value, shape)
     field = columns.messages or "conversations"
     lead = optional_text(value.get(columns.prompt), columns.prompt) if columns.prompt else ""
     messages: list[Message] = []
@@ -33,7 +33,7 @@ def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
         answer = text_at(turn.get(tags.assistant_tag), f"{place}.{tags.assistant_tag}", what="answer")
         messages.append(Message("assistant", answer))
     system = optional_text(value.get(columns.system), columns.system) if columns.system else ""
-    return finish(value, shape, with_system(messages, system), (), origin, field)
+    return finish(value, shape, Conversation(with_system(messages, system)), origin, field)
 
 
 def write(row: Row) -> dict[str, Any]:

@@ -80,6 +80,8 @@ ROLES = {
     "tool_call": "call",
 }
 
+MEDIA = {"images": "pictures", "videos": "videos", "audios": "audio"}
+
 OPENAI_TAGS = Tags("role", "content", "user", "assistant", "tool", "tool_call", "system")
 
 
@@ -93,7 +95,8 @@ class Shape:
         tags: where things are in a message.
         ranking: rows are pairs of a better and a worse answer.
         separator: between instruction and input ("" in ChatGLM-Efficient-Tuning).
-        roles: derived from the tags.
+        roles: role names of the tags, derived.
+        media: columns of things that are not text, and what they are called, derived.
     """
 
     format: str = "alpaca"
@@ -102,9 +105,11 @@ class Shape:
     ranking: bool = False
     separator: str = "\n"
     roles: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
+    media: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.roles.update(self.tags.roles())
+        self.media.update({getattr(self.columns, name) or name: what for name, what in MEDIA.items()})
 
 
 @dataclass(frozen=True, slots=True)

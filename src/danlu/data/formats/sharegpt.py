@@ -1,7 +1,7 @@
 """sharegpt: ``{"conversations": [{"from": "human", "value": "…"}, …], "system", "tools": "[…]"}``.
 
 Turns of ``function_call`` hold the call as JSON text, ``observation`` the tool's result. In pairs the
-conversation stops before the answer and ``chosen`` and ``rejected`` hold one message each; KTO adds ``label``.
+conversation stops before the answer and ``chosen`` and ``rejected`` hold a message each; KTO adds ``label``.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _NAMES = {"user": "human", "assistant": "gpt", "tool": "observation", "system": 
 def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     """Read one row; see the module."""
     columns = shape.columns
-    refuse_media(value, columns)
+    refuse_media(value, shape)
     field = columns.messages or "conversations"
     messages = read_messages(value.get(field), field, shape.tags, shape.roles)
     system = optional_text(value.get(columns.system), columns.system) if columns.system else ""
-    everything = with_system(messages, system)
     tools = read_tools(value.get(columns.tools), columns.tools) if columns.tools else ()
+    conversation = Conversation(with_system(messages, system), tools)
     if is_pair(value, shape):
-        return pair(value, shape, everything, tools, origin, field)
-    return finish(value, shape, everything, tools, origin, field)
+        return pair(value, shape, conversation, origin, field)
+    return finish(value, shape, conversation, origin, field)
 
 
 def write(row: Row) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from danlu.data.formats.shape import NO_COLUMNS, Columns, Format, Shape
+from danlu.data.formats.shape import Columns, Format, Shape
 from danlu.data.formats.turns import refuse_media, text_at
 from danlu.data.rows import CannotHold
 from danlu.data.schema import Document, Origin, Row
@@ -12,7 +12,7 @@ from danlu.data.schema import Document, Origin, Row
 
 def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
     """Read one text."""
-    refuse_media(value, NO_COLUMNS)
+    refuse_media(value, shape)
     column = shape.columns.prompt or "text"
     return Document(text_at(value.get(column), column), origin)
 

@@ -12,14 +12,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from danlu.data.formats.shape import OPENAI_TAGS, Columns, Tags
+from danlu.data.formats.shape import OPENAI_TAGS, Shape, Tags
 from danlu.data.rows import RowError, kind_of
 from danlu.data.schema import Conversation, Message, ToolCall
 
 _OPENAI_ROLES = OPENAI_TAGS.roles()
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 _LOSS_KEYS = ("loss", "loss_weight")
-_MEDIA = (("images", "pictures"), ("videos", "videos"), ("audios", "audio"))
 
 
 def dump(value: Any) -> str:
@@ -69,10 +68,11 @@ def parsed(text: str, field: str) -> Any:
         raise RowError(field, f"it is not valid JSON: {reason[:1].lower()}{reason[1:]}") from error
 
 
-def refuse_media(value: dict[str, Any], columns: Columns) -> None:
+def refuse_media(value: dict[str, Any], shape: Shape) -> None:
     """Refuse rows with pictures, videos or audio: trained on their text alone they would teach nonsense."""
-    for attribute, what in _MEDIA:
-        name = getattr(columns, attribute) or attribute
+    if shape.media.keys().isdisjoint(value):
+        return
+    for name, what in shape.media.items():
         if value.get(name):
             raise RowError(name, f"rows with {what} are not supported yet, only text")
 
@@ -227,11 +227,10 @@ def read_tools(value: Any, field: str) -> tuple[str, ...]:
         value = [value]
     tools = []
     for index, tool in enumerate(list_at(value, field)):
-        if isinstance(tool, str):
-            tool = parsed(tool, f"{field}[{index}]")
-        if not isinstance(tool, dict):
-            raise RowError(f"{field}[{index}]", f"a tool is an object, this is {kind_of(tool)}")
-        tools.append(dump(tool))
+        described = parsed(tool, f"{field}[{index}]") if isinstance(tool, str) else tool
+        if not isinstance(described, dict):
+            raise RowError(f"{field}[{index}]", f"a tool is an object, this is {kind_of(described)}")
+        tools.append(dump(described))
     return tuple(tools)
 
 
@@ -242,17 +241,18 @@ def with_system(messages: Sequence[Message], system: str) -> tuple[Message, ...]
     return (Message("system", system), *messages)
 
 
-def answered(messages: Sequence[Message], tools: tuple[str, ...], field: str) -> Conversation:
-    """A conversation that ends with an answer.
+def answered(conversation: Conversation, field: str) -> Conversation:
+    """The conversation, which must end with an answer.
 
     Raises:
         RowError: when it is empty or its last turn waits for an answer.
     """
+    messages = conversation.messages
     if not messages:
         raise RowError(field, "there is no message")
     if messages[-1].role != "assistant":
         raise RowError(f"{field}[{len(messages) - 1}]", f"the last turn ({messages[-1].role}) has no answer")
-    return Conversation(tuple(messages), tools)
+    return conversation
 
 
 def prompt_of(messages: Sequence[Message], tools: tuple[str, ...], field: str) -> Conversation:

@@ -24,13 +24,13 @@ def suffix_of(path: Path) -> str:
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a dataset name can only be meant as a path: a pattern, a known ending, or a leading dot or slash."""
+    """Whether a name can only be meant as a path: a pattern, a known ending, a leading dot or slash."""
     known = Path(name).suffix.lower().removeprefix(".") in SUFFIXES
     return known or glob.has_magic(name) or name.startswith((".", "/", "~")) or "\\" in name
 
 
 def find_files(name: str, base: Path | None = None) -> list[Path]:
-    """The data files that ``name`` stands for, sorted: a file, the files of a folder, or those a pattern matches.
+    """The data files that ``name`` stands for: a file, the files of a folder or of a pattern, sorted.
 
     Args:
         name: path or pattern; looked for in the working directory, then in ``base``.

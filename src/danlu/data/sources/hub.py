@@ -54,7 +54,7 @@ def fetch(source: HubSource) -> list[Path]:
     """The local files of a hub dataset, downloaded where they are not in the cache yet.
 
     Raises:
-        DataError: without network (within two seconds), for an unknown or gated dataset, or when no file fits.
+        DataError: without network (within two seconds), for an unknown or gated dataset, or if no file fits.
         MissingDependency: without the hub's client library.
     """
     if source.site == "modelscope":

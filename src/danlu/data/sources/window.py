@@ -43,7 +43,8 @@ class Window:
         self.path = path
         self.text = ""
         self.at = 0
-        self.line = 1
+        self._line = 1
+        self._counted = 0
         self.depth = 0
         self.dirty = False
         """Whether some text so far has bytes that are not UTF-8, or escapes that may be half a character."""
@@ -65,6 +66,7 @@ class Window:
         """Read on: as much again as is waiting, so that a long value is scanned a few times only."""
         # the start of the line stays: its indentation tells where the next row begins
         keep = max(self.text.rfind("\n", 0, self.at), self.at - _INDENT, 0)
+        kept_line = self.line
         waiting = self.text[keep:]
         block = self._stream.read(max(_BLOCK, len(waiting)))
         self.ended = not block
@@ -72,6 +74,7 @@ class Window:
         self._read += len(block)
         self.dirty = self.dirty or "\\u" in fresh
         self.text, self.at = waiting + fresh, self.at - keep
+        self._line, self._counted = kept_line, self.at
 
     def _decode(self, block: bytes) -> str:
         try:
@@ -84,27 +87,27 @@ class Window:
             self._decoder, self.dirty = tolerant, True
             return tolerant.decode(block, final=not block)
 
-    def move(self, to: int) -> None:
-        """Go forward to position ``to``, counting lines."""
-        self.line += self.text.count("\n", self.at, to)
-        self.at = to
+    @property
+    def line(self) -> int:
+        """Number of the line that ``at`` is in; lines are counted when asked for, once."""
+        if self._counted != self.at:
+            self._line += self.text.count("\n", self._counted, self.at)
+            self._counted = self.at
+        return self._line
 
     def skip_between(self) -> bool:
         """Pass white space, commas and the brackets of arrays; False at the end of the file."""
         while True:
-            end = self._between_end()
+            end = _BETWEEN.match(self.text, self.at).end()  # type: ignore[union-attr]  # it also matches nothing
             between = self.text[self.at : end]
-            self.depth += between.count("[") - between.count("]")
-            self.move(end)
+            if not between.isspace() and between.strip() != ",":
+                self.depth += between.count("[") - between.count("]")
+            self.at = end
             if self.at < len(self.text):
                 return True
             if self.ended:
                 return False
             self.more()
-
-    def _between_end(self) -> int:
-        match = _BETWEEN.match(self.text, self.at)
-        return match.end() if match else self.at
 
     def take(self) -> Any:
         """Read one value and move behind it.
@@ -128,7 +131,7 @@ class Window:
             if end == len(self.text) and not self.ended:
                 self.more()  # a bare number or word may go on
                 continue
-            self.move(end)
+            self.at = end
             return value
 
     def _broken(self, error: json.JSONDecodeError, incomplete: bool) -> Broken:
@@ -154,11 +157,11 @@ class Window:
         while True:
             found = pattern.search(self.text, start)
             if found:
-                self.move(found.start(1))
+                self.at = found.start(1)
                 return True
             if self.ended:
-                self.move(len(self.text))
+                self.at = len(self.text)
                 return False
-            self.move(max(self.at, len(self.text) - _INDENT))
+            self.at = max(self.at, len(self.text) - _INDENT)
             self.more()
             start = self.at
