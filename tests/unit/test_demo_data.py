@@ -54,9 +54,7 @@ def test_no_question_is_asked_twice(train: list[dict[str, str]], heldout: list[d
 
 def test_heldout_questions_are_reworded(train: list[dict[str, str]], heldout: list[dict[str, str]]) -> None:
     for row in heldout:
-        nearest = max(
-            SequenceMatcher(None, row["instruction"], other["instruction"]).ratio() for other in train
-        )
+        nearest = max(SequenceMatcher(None, row["instruction"], other["instruction"]).ratio() for other in train)
         assert nearest < 0.95, row["instruction"]
 
 

@@ -22,8 +22,7 @@ CJK = re.compile("[一-鿿]")
 def pages(root: Path, language: str) -> dict[str, str]:
     folder = root / "docs" / language
     return {
-        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
-        for path in sorted(folder.rglob("*.md"))
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.md"))
     }
 
 

@@ -70,11 +70,7 @@ def test_option_groups_stay_small() -> None:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Options)
     ]
     assert groups
-    large = {
-        group.__name__: len(group.model_fields)
-        for group in groups
-        if len(group.model_fields) > MAX_GROUP_FIELDS
-    }
+    large = {group.__name__: len(group.model_fields) for group in groups if len(group.model_fields) > MAX_GROUP_FIELDS}
     assert not large
 
 

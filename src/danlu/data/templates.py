@@ -1,0 +1,350 @@
+"""Templates: messages to token ids and a loss mask, the same way in training, prediction, chat and serving.
+
+The model's own ``chat_template`` is the truth. What is trained is found by a prefix difference: an answer is
+the text between the conversation before it (with the answer's header) and the conversation including it.
+Each such piece is tokenised by itself, so the ids of a prompt in training are the ids of that prompt when the
+model is asked; and text written by people is neutralised first, so it never becomes a control token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+from danlu.data.rendering import TemplateError, UnstableTemplateError, compile_template, inline_tools, render
+from danlu.data.schema import Conversation, Message
+
+_GUARD_OPEN, _GUARD_CLOSE = "\ue0f0", "\ue0f1"
+"""Private-use characters around the index of a control token that appears in somebody's text."""
+
+
+class Tokenizer(Protocol):
+    """What a template needs of a tokenizer; those of transformers have it."""
+
+    chat_template: Any
+    eos_token_id: int | None
+
+    @property
+    def special_tokens_map(self) -> dict[str, Any]:
+        """Names of special tokens (``bos_token``, …) and their text."""
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """Text of the control tokens that decoding leaves out."""
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """Text and id of every token that is matched before ordinary tokenisation."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> Any:
+        """The text of token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of the rendered conversation that is tokenised by itself."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids and, for each, whether it is trained.
+
+    Attributes:
+        ids: token ids, length n.
+        trained: n flags; True where the loss is computed for predicting that token.
+    """
+
+    ids: list[int]
+    trained: list[bool]
+
+
+class Template:
+    """Renders and encodes conversations for one tokenizer.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        source: a chat template to use; the tokenizer's own by default.
+        stop_ids: tokens that end an answer, besides the tokenizer's end of sequence.
+        default_system: system prompt for conversations that bring none.
+        variables: passed to the template, for instance ``enable_thinking``.
+
+    Raises:
+        TemplateError: when the model has no chat template and none is given.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        source: str | None = None,
+        stop_ids: Iterable[int] = (),
+        default_system: str | None = None,
+        **variables: Any,
+    ) -> None:
+        text = source or tokenizer.chat_template
+        if isinstance(text, dict):
+            text = text.get("default")
+        if not text:
+            raise TemplateError(
+                "the model brings no chat template",
+                hint="Name one with template=…, for instance template=chatml (see `danlu models templates`).",
+            )
+        self.tokenizer = tokenizer
+        self.source: str = text
+        self.default_system = default_system
+        self._template = compile_template(text)
+        self._variables = {**_token_texts(tokenizer), **{k: v for k, v in variables.items() if v is not None}}
+        eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self.stop_ids = frozenset((*eos, *stop_ids))
+        added = tokenizer.get_added_vocab()
+        self._control = sorted(added, key=len, reverse=True)
+        self._stop_texts = tuple(text for text, number in added.items() if number in self.stop_ids)
+        special = set(tokenizer.all_special_tokens)
+        self._control_pattern = _any_of(self._control)
+        self._special_pattern = _any_of([text for text in self._control if text in special])
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template writes tool schemas, calls and results into the text by itself."""
+        probe = Conversation((Message("user", "?"),), ('{"name": "probe_tool_name", "parameters": {}}',))
+        try:
+            return "probe_tool_name" in self._render(probe.messages, probe.tools, generation_prompt=True)
+        except TemplateError:
+            return False
+
+    @property
+    def digest(self) -> str:
+        """Hex hash of everything that decides how a conversation becomes ids, the tokenizer's vocabulary aside."""
+        parts = [
+            self.source,
+            repr(sorted(self._variables.items())),
+            self.default_system or "",
+            str(sorted(self.stop_ids)),
+        ]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """Ids of a conversation with the header of the answer to come."""
+        return self.encode_pieces([self.prompt_pieces(conversation)])[0].ids
+
+    def encode(self, conversation: Conversation, *, unfinished: frozenset[int] = frozenset()) -> Encoded:
+        """Ids and loss mask of a whole conversation; see :meth:`pieces`."""
+        return self.encode_pieces([self.pieces(conversation, unfinished=unfinished)])[0]
+
+    def render(self, conversation: Conversation, *, generation_prompt: bool = False) -> str:
+        """The text that the model sees."""
+        conversation = self._prepare(conversation)
+        return self._reveal(
+            self._render(conversation.messages, conversation.tools, generation_prompt=generation_prompt)
+        )
+
+    def pieces(self, conversation: Conversation, *, unfinished: frozenset[int] = frozenset()) -> list[Piece]:
+        """Cut the rendered conversation into trained and untrained pieces.
+
+        Args:
+            conversation: at least one assistant turn. Turns with ``train`` set say themselves whether they are
+                trained; otherwise assistant turns are.
+            unfinished: indices of messages whose text was cut; their end of turn is not trained.
+
+        Raises:
+            TemplateError: when the template is not prefix-stable: what it writes for a turn depends on later turns.
+        """
+        prepared = self._prepare(conversation)
+        shift = len(prepared.messages) - len(conversation.messages)
+        pieces: list[Piece] = []
+        open_ends: list[int] = []
+        told = ""
+        for index, message in enumerate(prepared.messages):
+            if message.role != "assistant":
+                continue
+            before = self._render(prepared.messages[:index], prepared.tools, generation_prompt=True)
+            after = self._render(prepared.messages[: index + 1], prepared.tools, generation_prompt=False)
+            if not (before.startswith(told) and after.startswith(before)):
+                raise UnstableTemplateError
+            pieces.append(Piece(before[len(told) :], trained=False))
+            answer, stop, rest = self._at_stop(after[len(before) :])
+            trained, finished = message.train is not False, index - shift not in unfinished
+            pieces += [Piece(answer, trained), Piece(stop, trained and finished), Piece(rest, trained=False)]
+            if trained and finished and not stop:
+                open_ends.append(len(pieces) - 2)
+            told = after
+        if prepared.messages[-1].role != "assistant":
+            whole = self._render(prepared.messages, prepared.tools, generation_prompt=False)
+            if not whole.startswith(told):
+                raise UnstableTemplateError
+            pieces.append(Piece(whole[len(told) :], trained=False))
+        return [piece for piece in self._closed(pieces, open_ends) if piece.text]
+
+    def prompt_pieces(self, conversation: Conversation) -> list[Piece]:
+        """The pieces of a prompt: earlier answers cut where training cuts them, then the answer's header."""
+        prepared = self._prepare(conversation)
+        whole = self._render(prepared.messages, prepared.tools, generation_prompt=True)
+        pieces: list[Piece] = []
+        told = ""
+        for index, message in enumerate(prepared.messages):
+            if message.role != "assistant":
+                continue
+            for text in (
+                self._render(prepared.messages[:index], prepared.tools, generation_prompt=True),
+                self._render(prepared.messages[: index + 1], prepared.tools, generation_prompt=False),
+            ):
+                if text.startswith(told) and whole.startswith(text):
+                    pieces.append(Piece(text[len(told) :], trained=False))
+                    told = text
+        pieces.append(Piece(whole[len(told) :], trained=False))
+        return pieces
+
+    def encode_pieces(self, conversations: Sequence[Sequence[Piece]]) -> list[Encoded]:
+        """Tokenise many conversations at once, piece by piece.
+
+        Returns:
+            One :class:`Encoded` per conversation, in order.
+        """
+        texts: list[str] = []
+        for pieces in conversations:
+            for piece in pieces:
+                texts += self._split(piece.text)
+        ids = iter(self._encode_texts(texts))
+        encoded = []
+        for pieces in conversations:
+            row: list[int] = []
+            trained: list[bool] = []
+            for piece in pieces:
+                for _ in self._split(piece.text):
+                    part = next(ids)
+                    row += part
+                    trained += [piece.trained] * len(part)
+            encoded.append(Encoded(row, trained))
+        return encoded
+
+    def content_ids(self, text: str) -> list[int]:
+        """Ids of a text by itself, as ordinary text."""
+        parts = self._split(self._hide(text, self._control_pattern))
+        return [number for part in self._encode_texts(parts) for number in part]
+
+    def content_text(self, ids: Sequence[int]) -> str:
+        """The text of such ids; a character that was cut in its middle is left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip("\ufffd")
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[str], *, generation_prompt: bool) -> str:
+        return render(self._template, messages, tools, self._variables, generation_prompt=generation_prompt)
+
+    def _prepare(self, conversation: Conversation) -> Conversation:
+        """Add the default system prompt, write tools out where the template cannot, neutralise control text."""
+        if self.default_system and conversation.system is None:
+            system = Message("system", self.default_system)
+            conversation = replace(conversation, messages=(system, *conversation.messages))
+        uses_tools = conversation.tools or any(
+            message.tool_calls or message.role == "tool" for message in conversation.messages
+        )
+        if uses_tools and not self.knows_tools:
+            conversation = inline_tools(conversation)
+        messages = tuple(self._hidden(message) for message in conversation.messages)
+        tools = tuple(self._hide(tool, self._control_pattern) for tool in conversation.tools)
+        return Conversation(messages, tools)
+
+    def _hidden(self, message: Message) -> Message:
+        """The message with control text hidden; an answer keeps tokens it may write itself, such as ``<think>``."""
+        pattern = self._special_pattern if message.role == "assistant" else self._control_pattern
+        content = self._hide(message.content, pattern)
+        calls = tuple(replace(call, arguments=self._hide(call.arguments, pattern)) for call in message.tool_calls)
+        if content is message.content and calls == message.tool_calls:
+            return message
+        return replace(message, content=content, tool_calls=calls)
+
+    def _hide(self, text: str, pattern: re.Pattern[str]) -> str:
+        if _GUARD_OPEN not in text and not pattern.search(text):
+            return text
+        text = text.replace(_GUARD_OPEN, "").replace(_GUARD_CLOSE, "")
+        return pattern.sub(lambda match: f"{_GUARD_OPEN}{self._control.index(match.group())}{_GUARD_CLOSE}", text)
+
+    def _at_stop(self, answer: str) -> tuple[str, str, str]:
+        """An answer's text, the control token that ends it ("" if the template writes none), and what follows."""
+        found = [(answer.rfind(stop), stop) for stop in self._stop_texts]
+        place, stop = max(found, default=(-1, ""))
+        if place < 0:
+            return answer, "", ""
+        return answer[:place], stop, answer[place + len(stop) :]
+
+    def _closed(self, pieces: list[Piece], open_ends: list[int]) -> list[Piece]:
+        """Give every answer without a stop token one: the next turn's marker if that is what stops it, else EOS."""
+        for place in open_ends:
+            following = next((i for i in range(place + 1, len(pieces)) if pieces[i].text), None)
+            if following is None:
+                pieces[place] = Piece(self._eos_text, trained=True)
+                continue
+            text = pieces[following].text
+            stop = next((stop for stop in self._stop_texts if text.startswith(stop)), "")
+            pieces[place] = Piece(stop, trained=True)
+            pieces[following] = replace(pieces[following], text=text[len(stop) :])
+        return pieces
+
+    @cached_property
+    def _eos_text(self) -> str:
+        return str(self._variables.get("eos_token", ""))
+
+    def _split(self, text: str) -> list[str]:
+        """Texts to tokenise one by one: runs of ordinary text, and hidden control text in harmless halves."""
+        if _GUARD_OPEN not in text:
+            return [text]
+        parts: list[str] = []
+        for number, part in enumerate(_HIDDEN.split(text)):
+            if number % 2:
+                control = self._control[int(part)]
+                parts += [control[0], control[1:]]
+            else:
+                parts.append(part)
+        return [part for part in parts if part]
+
+    def _reveal(self, text: str) -> str:
+        return _HIDDEN.sub(lambda match: self._control[int(match.group(1))], text)
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        distinct = list(dict.fromkeys(texts))
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None and hasattr(backend, "encode_batch_fast"):
+            guarded = [self._guard[0] + text for text in distinct]
+            skip = self._guard[1]
+            ids = [item.ids[skip:] for item in backend.encode_batch_fast(guarded, add_special_tokens=False)]
+        else:
+            ids = [self._encode_one(text) for text in distinct]
+        found = dict(zip(distinct, ids))
+        return [found[text] for text in texts]
+
+    def _encode_one(self, text: str) -> list[int]:
+        guard, skip = self._guard
+        return list(self.tokenizer.encode(guard + text, add_special_tokens=False))[skip:]
+
+    @cached_property
+    def _guard(self) -> tuple[str, int]:
+        """What stands before a piece so that it is tokenised as a continuation, and how many ids that takes.
+
+        Tokenizers of the SentencePiece kind put a space mark before the first word of every text; without a
+        guard each piece would get one in the middle of the conversation.
+        """
+        alone = list(self.tokenizer.encode("b", add_special_tokens=False))
+        guard = list(self.tokenizer.encode("\n", add_special_tokens=False))
+        guarded = list(self.tokenizer.encode("\nb", add_special_tokens=False))
+        if guarded[: len(guard)] == guard and guarded[len(guard) :] != alone:
+            return "\n", len(guard)
+        return "", 0
+
+
+_HIDDEN = re.compile(f"{_GUARD_OPEN}(\\d+){_GUARD_CLOSE}")
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
+
+def _token_texts(tokenizer: Tokenizer) -> dict[str, str]:
+    return {name: str(text) for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}

@@ -1,0 +1,188 @@
+"""Put adapters on a base model: check that they belong to it, attach them, merge them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.core.console import warn
+from danlu.core.errors import ModelError
+from danlu.models.hub import fetch
+from danlu.models.quiet import quiet
+from danlu.models.sources import HUB_ID, read_folder_json
+
+PREFIX = "PREFIX_TUNING"
+REFUSED = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"}
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """What an adapter folder says of itself.
+
+    Attributes:
+        path: the folder.
+        kind: PEFT's name of the method, for instance ``LORA``.
+        base: the model that it was trained on, as it was named then.
+    """
+
+    path: Path
+    kind: str
+    base: str | None
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the adapter can become part of the weights."""
+        return self.kind != PREFIX
+
+
+def read_adapter(name: str | Path) -> AdapterInfo:
+    """Find an adapter (a folder or a hub id) and read its description.
+
+    Raises:
+        ModelError: when there is none, its weights are missing, or its kind cannot be used correctly.
+    """
+    path = Path(name).expanduser()
+    if not path.exists() and not isinstance(name, Path) and HUB_ID.fullmatch(name) and "/" in name:
+        path = fetch(name)
+    if not (path / "adapter_config.json").is_file():
+        what = (
+            "this is not an adapter: there is no adapter_config.json"
+            if path.exists()
+            else "there is no such adapter"
+        )
+        newest = max(path.glob("checkpoint-*"), key=lambda child: child.stat().st_mtime, default=None)
+        hint = f"Its newest checkpoint is {newest}." if newest else "Check the path."
+        raise ModelError(what, where=str(path), hint=hint)
+    config = read_folder_json(path / "adapter_config.json")
+    info = AdapterInfo(path, str(config.get("peft_type")), config.get("base_model_name_or_path"))
+    if info.kind in REFUSED:
+        raise ModelError(
+            f"adapters of the kind {info.kind} are not supported",
+            where=str(path),
+            hint="LoRA and its relatives and prefix tuning (p_tuning_v2) are.",
+        )
+    if not any((path / file).is_file() for file in WEIGHT_FILES):
+        raise ModelError(
+            "the adapter has no weights", where=str(path), hint=f"Expected {WEIGHT_FILES[0]} in this folder."
+        )
+    return info
+
+
+def attach(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:
+    """Put one adapter on a model.
+
+    Args:
+        model: the base, as :func:`danlu.models.loading.load_model` returns it.
+        adapter: a folder or hub id.
+        trainable: whether the adapter is to be trained further; the base is frozen either way.
+
+    Returns:
+        A ``PeftModel``, or a :class:`danlu.models.prefix.PrefixModel` for a prefix.
+
+    Raises:
+        ModelError: when the adapter belongs to a model of another shape, or is damaged.
+    """
+    info = read_adapter(adapter)
+    _compare_names(info, model)
+    if info.kind == PREFIX:
+        return _attach_prefix(model, info, trainable)
+    from peft import PeftModel
+
+    try:
+        with quiet():
+            attached = PeftModel.from_pretrained(model, str(info.path), is_trainable=trainable)
+    except Exception as error:  # shape, key, pickle and safetensors errors share no base class
+        raise _foreign(info, model, next(iter(str(error).strip().splitlines()), "")) from error
+    _check_keys(attached, info, model)
+    return attached if trainable else attached.eval()
+
+
+def _attach_prefix(model: Any, info: AdapterInfo, trainable: bool) -> Any:
+    from danlu.models.prefix import PrefixEncoder, PrefixModel
+
+    prefix = PrefixEncoder.load(info.path, model.config).to(model.device)
+    model.requires_grad_(False)
+    prefix.requires_grad_(trainable)
+    attached = PrefixModel(model, prefix)
+    return attached.train() if trainable else attached.eval()
+
+
+def _foreign(info: AdapterInfo, model: Any, detail: str) -> ModelError:
+    return ModelError(
+        f"the adapter does not fit {model.name_or_path or 'this model'} ({detail.strip()[:200]})",
+        where=str(info.path),
+        hint=f"It was trained on {info.base}." if info.base else "Give the base that it was trained on.",
+    )
+
+
+def _compare_names(info: AdapterInfo, model: Any) -> None:
+    """Warn where names differ; whether the weights fit is decided by their shapes."""
+    ours = str(getattr(model, "name_or_path", "") or "")
+    theirs = info.base or ""
+    if ours and theirs and Path(ours).name.casefold() != Path(theirs).name.casefold():
+        warn(f"the adapter {info.path} was trained on {theirs} and is put on {ours}")
+
+
+def _check_keys(attached: Any, info: AdapterInfo, model: Any) -> None:
+    """PEFT leaves out what it cannot place: refuse an adapter that is not used whole."""
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    with quiet():
+        saved = set(load_peft_weights(str(info.path), device="cpu"))
+        placed = set(get_peft_model_state_dict(attached))
+    if saved != placed:
+        missing, unused = placed - saved, saved - placed
+        example = min(missing or unused)
+        count = f"{len(missing)} weights are missing" if missing else f"{len(unused)} weights have no place"
+        raise _foreign(info, model, f"{count}, for instance {example}")
+
+
+def merge(model: Any, adapters: Sequence[str | Path]) -> Any:
+    """Make adapters part of the weights, in order, computed in float32 and rounded once at the end.
+
+    Args:
+        model: the base; it is changed.
+        adapters: folders or hub ids.
+
+    Raises:
+        ModelError: when one of them does not fit or cannot be merged (a prefix has no place in the weights).
+    """
+    infos = [read_adapter(adapter) for adapter in adapters]
+    for info in infos:
+        if not info.mergeable:
+            raise ModelError(
+                "a p_tuning_v2 prefix cannot be merged into the weights",
+                where=str(info.path),
+                hint="Use it as the last adapter; it stays beside the base model.",
+            )
+    if not infos:
+        return model
+    dtype, name = model.dtype, model.name_or_path
+    model = model.float()
+    for info in infos:
+        model = merge_attached(attach(model, info.path))
+        model.name_or_path = info.base or name  # a second adapter on the same base is no surprise
+    model.name_or_path = name
+    return model.to(dtype)
+
+
+def merge_attached(model: Any) -> Any:
+    """The base model with its attached adapter merged, and nothing of PEFT left on it."""
+    with quiet():
+        merged = model.merge_and_unload(safe_merge=True)
+    for leftover in ("peft_config", "_hf_peft_config_loaded"):
+        if leftover in vars(merged):
+            delattr(merged, leftover)
+    return merged
+
+
+def attach_all(model: Any, adapters: Sequence[str | Path], *, trainable: bool = False) -> Any:
+    """Merge all adapters but the last and attach the last; the model itself when there are none."""
+    if not adapters:
+        return model
+    *earlier, last = adapters
+    return attach(merge(model, earlier), last, trainable=trainable)

@@ -1,0 +1,114 @@
+"""Open what a training left: which base model, which adapter, which tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import RunError
+from danlu.core.files import read_json
+from danlu.models.adapters import attach_all, read_adapter
+from danlu.models.loading import DataType, has_tokenizer, load_model, load_tokenizer
+from danlu.models.sources import has_weights
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A model to use: a base and what was put on it.
+
+    Attributes:
+        model: name or folder of the base; the run itself after full or freeze tuning.
+        adapters: merged in order, the last one attached.
+        tokenizer: where the tokenizer is.
+        method: the method of the run, if it is one.
+        run: the run directory, None for a plain model.
+    """
+
+    model: str
+    adapters: tuple[str, ...]
+    tokenizer: str
+    method: str | None = None
+    run: Path | None = None
+
+    def load(
+        self, *, dtype: DataType = "auto", device: str | None = None, attention: str | None = None
+    ) -> tuple[Any, Any]:
+        """The model with its adapters, ready to answer, and the tokenizer.
+
+        Raises:
+            ModelError: when one of them cannot be loaded or they do not belong together.
+        """
+        for adapter in self.adapters:
+            read_adapter(adapter)
+        model = load_model(self.model, dtype=dtype, device=device, attention=attention)
+        return attach_all(model, self.adapters).eval(), load_tokenizer(self.tokenizer)
+
+
+def plain_model(model: str, adapters: Sequence[str] = ()) -> TrainedModel:
+    """A model named on the command line, with adapters; the last adapter's own tokenizer wins."""
+    last = Path(adapters[-1]) if adapters else None
+    own = last is not None and has_tokenizer(last)
+    return TrainedModel(model, tuple(adapters), str(last) if own else model)
+
+
+def open_run(path: str | Path) -> TrainedModel:
+    """Read a run directory, or one checkpoint of it.
+
+    Raises:
+        RunError: when it is not a run, or does not say which base model it needs.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise RunError("there is no such run directory", where=str(folder))
+    manifest = _manifest(folder)
+    method = manifest.get("method") or None
+    if (folder / "config.json").is_file() and has_weights(folder):
+        own = has_tokenizer(folder)
+        tokenizer = str(folder) if own else _base(manifest, folder)
+        return TrainedModel(str(folder), (), tokenizer, method, folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise _nothing_trained(folder)
+    base = _base(manifest, folder)
+    tokenizer = str(folder) if has_tokenizer(folder) else base
+    return TrainedModel(base, (str(folder),), tokenizer, method, folder)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise RunError("the manifest is not a JSON object", where=str(path))
+    return value
+
+
+def _base(manifest: dict[str, Any], folder: Path) -> str:
+    """The base: the recorded folder if it is still there, else its name, else what the adapter says."""
+    record = manifest.get("base") or manifest.get("base_model") or {}
+    place, name = record.get("path"), record.get("name")
+    if place and Path(place).exists():
+        return str(place)
+    if name:
+        return str(name)
+    adapter = folder / "adapter_config.json"
+    recorded = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
+    if recorded:
+        return str(recorded)
+    raise RunError(
+        "the run does not say which base model it needs",
+        where=str(folder),
+        hint="Use --model BASE --adapter RUN instead of --run.",
+    )
+
+
+def _nothing_trained(folder: Path) -> RunError:
+    checkpoints = [child for child in folder.glob("checkpoint-*") if child.is_dir()]
+    newest = max(checkpoints, key=lambda child: child.stat().st_mtime, default=None)
+    if newest is not None:
+        hint = f"The training did not finish; its newest checkpoint is --run {newest}."
+    else:
+        hint = "A run holds adapter_config.json or config.json with weights."
+    return RunError("there is no trained model in this folder", where=str(folder), hint=hint)
