@@ -9,14 +9,14 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-HERE := $(dir $(lastword $(MAKEFILE_LIST)))
+HERE := $(shell dirname "$(strip $(MAKEFILE_LIST))")
 
-ifneq ($(HERE),./)
+ifneq ($(HERE),.)
 # called as `make -f /path/to/Makefile` from elsewhere: go there first
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format unit bench clean
 help install demo test lint format unit bench clean:
-	@$(MAKE) --no-print-directory -C $(HERE) $@
+	@$(MAKE) --no-print-directory -C "$(HERE)" $@
 else
 
 .DEFAULT_GOAL := help
