@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Look at datasets, check them, convert them.")
 
-DatasetDirOption = Annotated[
-    str, typer.Option(help="Folder that holds dataset_info.json.", show_default=True)
-]
+DatasetDirOption = Annotated[str, typer.Option(help="Folder that holds dataset_info.json.", show_default=True)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 NameArgument = Annotated[str, typer.Argument(help="A name, file, folder, pattern or hub id.", metavar="NAME")]
 
@@ -45,9 +43,7 @@ def list_datasets(dataset_dir: DatasetDirOption = "data", as_json: JsonOption = 
         values = (entry["name"], entry["format"], rows, entry["language"], entry["licence"], entry["where"])
         table.add_row(*map(str, values))
     out.print(table)
-    out.print(
-        "A path to a file or folder, a pattern, or a hub id works in the place of a name.", style="quiet"
-    )
+    out.print("A path to a file or folder, a pattern, or a hub id works in the place of a name.", style="quiet")
 
 
 def _own(dataset_dir: str) -> list[dict[str, Any]]:
@@ -89,9 +85,7 @@ def _builtin() -> list[dict[str, Any]]:
 
 @app.command("check")
 def check_datasets(
-    names: Annotated[
-        list[str], typer.Argument(help="Names, files, folders, patterns or hub ids.", metavar="NAME…")
-    ],
+    names: Annotated[list[str], typer.Argument(help="Names, files, folders, patterns or hub ids.", metavar="NAME…")],
     dataset_dir: DatasetDirOption = "data",
     write_good: Annotated[
         Path | None, typer.Option(help="Write the usable rows to this JSON-lines file.", metavar="FILE")
@@ -147,9 +141,7 @@ def _print_check(report: CheckReport, show: int, write_good: Path | None) -> Non
     kinds = ", ".join(f"{count:,} {name}" for name, count in report.kinds.items())
     style = "bad" if report.bad else "good"
     bad = f"{len(report.bad):,} bad" if report.bad else "no bad rows"
-    out.print(
-        f"{report.good:,} good rows{f' ({kinds})' if kinds else ''}, {bad}", style=style, soft_wrap=True
-    )
+    out.print(f"{report.good:,} good rows{f' ({kinds})' if kinds else ''}, {bad}", style=style, soft_wrap=True)
     for note, count in report.notes.items():
         out.print(f"  note: {note}: {count:,}", style="quiet", soft_wrap=True)
     if write_good is not None:
@@ -184,9 +176,7 @@ def show_statistics(
     loaded = load_rows([name], dataset_dir=dataset_dir)
     measured = statistics(loaded.rows, cutoff=cutoff)
     if as_json:
-        _print_json(
-            {**asdict(measured), "bad": len(loaded.bad), "sources": [asdict(item) for item in loaded.sources]}
-        )
+        _print_json({**asdict(measured), "bad": len(loaded.bad), "sources": [asdict(item) for item in loaded.sources]})
         return
     print_statistics(measured)
     if loaded.bad:
@@ -227,13 +217,8 @@ def _facts(measured: Statistics) -> list[tuple[str, str, str]]:
         share = f"{measured.over_cutoff / whole:.1%} of the rows; {measured.lost:,} {measured.unit} beyond it"
         facts.append((f"longer than {measured.cutoff:,}", f"{measured.over_cutoff:,}", share))
     facts.append(("duplicates", f"{measured.duplicates:,}", f"{measured.duplicates / whole:.1%} of the rows"))
-    facts += [
-        (f"language {name}", f"{count:,}", f"{count / whole:.1%}")
-        for name, count in measured.languages.items()
-    ]
-    facts += [
-        (f"answers: {turns}", f"{count:,}", f"{count / whole:.1%}") for turns, count in measured.turns.items()
-    ]
+    facts += [(f"language {name}", f"{count:,}", f"{count / whole:.1%}") for name, count in measured.languages.items()]
+    facts += [(f"answers: {turns}", f"{count:,}", f"{count / whole:.1%}") for turns, count in measured.turns.items()]
     facts += [("with a system prompt", f"{measured.system:,}", "")] if measured.system else []
     facts += [("with tools", f"{measured.tools:,}", "")] if measured.tools else []
     return facts
@@ -255,9 +240,7 @@ def convert_dataset(
 
     report = convert(name, destination, to, dataset_dir=dataset_dir)
     if as_json:
-        _print_json(
-            {**asdict(report), "bad": _bad_values(report.bad), "path": str(destination), "format": to}
-        )
+        _print_json({**asdict(report), "bad": _bad_values(report.bad), "path": str(destination), "format": to})
     else:
         _print_convert(report, destination, to)
     if report.bad:

@@ -20,7 +20,7 @@ err = Console(theme=THEME, highlight=False, stderr=True)
 
 def note(message: str) -> None:
     """A line about what is going on."""
-    err.print(message, markup=False)
+    err.print(message, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:

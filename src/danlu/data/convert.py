@@ -136,9 +136,7 @@ def _convert_row(item: RawRow | BadRow, shape: Shape, target: Shape, tally: _Tal
     if isinstance(item, RawRow):
         layout: Format = FORMATS[shape.format]
         known = shape.columns.named() | layout.keys
-        tally.columns.update(
-            key for key, cell in item.value.items() if key not in known and cell not in (None, "")
-        )
+        tally.columns.update(key for key, cell in item.value.items() if key not in known and cell not in (None, ""))
     return value
 
 

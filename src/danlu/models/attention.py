@@ -75,11 +75,11 @@ def packed_attention(
     if bounds is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)  # type: ignore[arg-type]
+    before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
     outputs = []
     for start, end in zip(bounds[:-1], bounds[1:]):
         q, k, v = query[0, :, start:end], key[0, :, start:end], value[0, :, start:end]

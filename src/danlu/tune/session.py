@@ -253,7 +253,7 @@ def split_members(store: TokenStore, val_size: float, seed: int) -> tuple[NDArra
     if val_size <= 0:
         return everything, everything[:0]
     rows = np.unique(store.rows)
-    count = int(round(val_size * len(rows))) if val_size < 1 else int(val_size)
+    count = round(val_size * len(rows)) if val_size < 1 else int(val_size)
     if not 0 < count < len(rows):
         raise DataError(
             f"val_size={val_size:g} holds out {count} of {len(rows)} rows",

@@ -36,7 +36,9 @@ def open_text(tokenizer: Any, config: TrainConfig, stop_ids: Iterable[int] = ())
         note(remark)
     if source:
         tokenizer.chat_template = source
-    options = {} if config.encode.enable_thinking is None else {"enable_thinking": config.encode.enable_thinking}
+    options: dict[str, Any] = (
+        {} if config.encode.enable_thinking is None else {"enable_thinking": config.encode.enable_thinking}
+    )
     return Text(
         tokenizer,
         Template(tokenizer, stop_ids=stop_ids, default_system=config.encode.default_system, **options),

@@ -14,7 +14,7 @@ from danlu.core.console import note
 from danlu.core.errors import RunError
 from danlu.core.manifest import Manifest, installed_versions, model_record, now, without_secrets
 from danlu.core.run import RunDirectory
-from danlu.data.prepare import Prepared, prepare, tokenizer_digest
+from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
 from danlu.tune.checks import check
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 from danlu.verbs.material import (
@@ -86,21 +86,28 @@ def gather(config: TrainConfig) -> Material:
     model = config.model
     folder = model_folder(model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir)
     text = open_text(load_tokenizer(folder), config, generation_stops(folder))
-    shared = {
-        "tokenizer_digest": tokenizer_digest(text.tokenizer),
-        "folder": Path(config.data.tokenized_path) if config.data.tokenized_path else None,
-        "again": config.data.overwrite_cache,
+    digest = tokenizer_digest(text.tokenizer)
+    place = Path(config.data.tokenized_path) if config.data.tokenized_path else None
+
+    def tokenised(selection: Selection, what: str) -> Prepared:
+        prepared = prepare(
+            selection,
+            text.template,
+            rules(config),
+            tokenizer_digest=digest,
+            folder=place,
+            again=config.data.overwrite_cache,
+        )
+        tell(prepared, what)
+        return prepared
+
+    rows = tokenised(training_rows(config), "training")
+    names = config.data.eval_dataset
+    groups = {name: (name,) for name in names} if config.data.eval_on_each_dataset else {"": names} if names else {}
+    evaluation = {
+        name: tokenised(evaluation_rows(config, members), f"evaluation {name}".rstrip())
+        for name, members in groups.items()
     }
-    rows = prepare(training_rows(config), text.template, rules(config), **shared)
-    tell(rows, "training")
-    evaluation: dict[str, Prepared] = {}
-    if config.data.eval_dataset:
-        groups = {name: (name,) for name in config.data.eval_dataset}
-        if not config.data.eval_on_each_dataset:
-            groups = {"": tuple(config.data.eval_dataset)}
-        for name, members in groups.items():
-            evaluation[name] = prepare(evaluation_rows(config, members), text.template, rules(config), **shared)
-            tell(evaluation[name], f"evaluation {name}".rstrip())
     return Material(folder, text, rows, evaluation)
 
 

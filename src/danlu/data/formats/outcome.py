@@ -82,9 +82,7 @@ def read_margin(value: dict[str, Any]) -> float | None:
     return float(margin)
 
 
-def answer_at(
-    value: Any, field: str, tags: Tags = OPENAI_TAGS, roles: dict[str, str] | None = None
-) -> list[Message]:
+def answer_at(value: Any, field: str, tags: Tags = OPENAI_TAGS, roles: dict[str, str] | None = None) -> list[Message]:
     """An answer in any shape, as messages; the last one is the answer."""
     if isinstance(value, dict):
         message = read_message(value, field, tags, roles)
@@ -118,9 +116,7 @@ def divide(
     starts = [start or given for start in (first, second)]
     starts = [given + start if given and start[: len(given)] != given else start for start in starts]
     if starts[0] != starts[1]:
-        raise RowError(
-            names[1], "the two answers belong to different prompts; only the last answer may differ"
-        )
+        raise RowError(names[1], "the two answers belong to different prompts; only the last answer may differ")
     return starts[0], chosen[-1], rejected[-1]
 
 

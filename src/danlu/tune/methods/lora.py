@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from danlu.core.errors import ConfigError, did_you_mean
-
 from danlu.models.adapters import attach, merge
 from danlu.tune.config import LoraOptions, TrainConfig
 from danlu.tune.methods import Tuned
