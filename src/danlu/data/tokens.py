@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -91,7 +90,7 @@ def write_store(folder: Path, sequences: Iterable[tuple[int, Encoded]], keys: It
         np.save(work / "keys.npy", np.fromiter(keys, dtype=np.uint64))
         write_json(work / "report.json", report.as_dict())
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
+        work.replace(folder)
     except OSError as error:
         if not (folder / "report.json").exists():  # else another process finished the same store first
             raise RunError(
