@@ -54,6 +54,7 @@ def test_merging_rounds_once(tiny_models: dict[str, Path], tmp_path: Path) -> No
     assert rounded.dtype == torch.bfloat16
     weight = "model.layers.1.mlp.up_proj.weight"
     assert torch.equal(rounded.state_dict()[weight], exact.state_dict()[weight].bfloat16())
+    assert torch.equal(rounded.model.rotary_emb.inv_freq, exact.model.rotary_emb.inv_freq)
 
 
 def test_an_adapter_can_be_trained_further(tiny_models: dict[str, Path], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from danlu.core.errors import ModelError
 from danlu.models.hub import fetch
 from danlu.models.quiet import quiet
 from danlu.models.sources import HUB_ID, read_folder_json
+from danlu.models.weights import cast_weights
 
 PREFIX = "PREFIX_TUNING"
 REFUSED = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"}
@@ -159,13 +160,15 @@ def merge(model: Any, adapters: Sequence[str | Path]) -> Any:
             )
     if not infos:
         return model
+    import torch
+
     dtype, name = model.dtype, model.name_or_path
-    model = model.float()
+    cast_weights(model, torch.float32)
     for info in infos:
         model = merge_attached(attach(model, info.path))
         model.name_or_path = info.base or name  # a second adapter on the same base is no surprise
     model.name_or_path = name
-    return model.to(dtype)
+    return cast_weights(model, dtype)
 
 
 def merge_attached(model: Any) -> Any:

@@ -1,0 +1,247 @@
+"""Write a model that stands alone: adapters merged, weights in shards, tokenizer and template beside them.
+
+Nothing is announced before the written folder has been loaded again and answers as the model in memory did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.core.console import note
+from danlu.core.errors import ModelError
+from danlu.core.files import sha256, write_json
+from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter
+from danlu.models.card import model_card
+from danlu.models.folders import room_for, whole_folder
+from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, stop_ids
+from danlu.models.runs import TrainedModel
+from danlu.models.weights import cast_weights, count_parameters, save_weights
+
+MARKER = "danlu_export.json"
+ADAPTER_FOLDER = "adapter"
+MERGE_TOLERANCE = 1e-4
+"""Largest difference of float32 logits, merged against unmerged, in units of their standard deviation."""
+
+RELOAD_TOLERANCE = 1e-5
+"""The same, the written folder against the weights in memory, both rounded to the written precision."""
+
+PROBE_ROWS, PROBE_LENGTH = 2, 24
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export wrote, and how it was checked.
+
+    Attributes:
+        path: the folder.
+        files: names of its files with their sizes in bytes.
+        parameters: number of weights.
+        dtype: precision that was written.
+        merged: adapters that are now part of the weights.
+        kept: the prefix that stays an adapter, in the folder ``adapter``; None otherwise.
+        merge_difference: merged against unmerged logits, float32, in standard deviations.
+        reload_difference: reloaded against written logits, likewise.
+        rounding: written precision against float32, likewise; 0 for float32. For information.
+    """
+
+    path: Path
+    files: dict[str, int]
+    parameters: int
+    dtype: str
+    merged: tuple[str, ...]
+    kept: str | None
+    merge_difference: float
+    reload_difference: float
+    rounding: float
+
+
+def export(
+    model: TrainedModel,
+    target: Path,
+    *,
+    shard_size: float = 5.0,
+    legacy_bin: bool = False,
+    dtype: DataType = "auto",
+    device: str | None = "cpu",
+    chat_template: str | None = None,
+) -> ExportReport:
+    """Merge, write, load again, compare; only then does the folder appear.
+
+    Args:
+        model: what to export, from :func:`danlu.models.runs.open_run` or ``plain_model``.
+        target: folder to write; a former export there is replaced, anything else is refused.
+        shard_size: largest weight file in GB (10^9 bytes).
+        legacy_bin: write pytorch_model*.bin instead of safetensors.
+        dtype: precision to write; ``auto`` is that of the base model.
+        device: where to merge.
+        chat_template: written into the tokenizer in place of its own.
+
+    Raises:
+        ModelError: when the model cannot be loaded, or the written one does not answer like it.
+        RunError: when the folder holds something else, or there is no room; nothing half is left.
+    """
+    infos = [read_adapter(adapter) for adapter in model.adapters]
+    tokenizer = load_tokenizer(model.tokenizer)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    import torch
+
+    base = load_model(model.model, device=device)
+    written_type = str(base.dtype).removeprefix("torch.") if dtype == "auto" else dtype
+    prefix = infos.pop() if infos and not infos[-1].mergeable else None
+    base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
+    merged, change = _merged(cast_weights(base, torch.float32), infos)
+    with whole_folder(target, marker=MARKER) as folder:
+        room_for(folder, count_parameters(merged) * _bytes(written_type), target)
+        expected, rounding = _rounded(merged, written_type)
+        save_weights(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
+        tokenizer.save_pretrained(folder)
+        parameters = count_parameters(merged)
+        if prefix is not None:
+            expected = _keep_prefix(merged, prefix, folder, target)
+        del merged, base
+        reloaded = _compare_again(folder, expected, prefix)
+        report = ExportReport(
+            path=target,
+            files={file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
+            parameters=parameters,
+            dtype=written_type,
+            merged=tuple(str(info.path) for info in infos),
+            kept=str(prefix.path) if prefix else None,
+            merge_difference=change,
+            reload_difference=reloaded,
+            rounding=rounding,
+        )
+        _describe(report, model, folder, tokenizer)
+    return report
+
+
+def _bytes(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
+
+
+def _merged(base: Any, infos: Sequence[AdapterInfo]) -> tuple[Any, float]:
+    """The base (float32) with all adapters merged, and how far its logits are from the unmerged model's."""
+    if not infos:
+        return base, 0.0
+    *earlier, last = infos
+    name = base.name_or_path
+    attached = attach(merge(base, [info.path for info in earlier]), last.path)
+    before = probe(attached)
+    merged = merge_attached(attached)
+    merged.name_or_path = name
+    found = difference(probe(merged), before)
+    if not found <= MERGE_TOLERANCE:
+        raise ModelError(
+            f"merging changed the answers: logits differ by {found:.2g} standard deviations "
+            f"(allowed {MERGE_TOLERANCE:g})",
+            where=str(last.path),
+            hint="Please report it with the adapter's adapter_config.json; the adapter itself is fine.",
+        )
+    return merged, found
+
+
+def _rounded(model: Any, dtype: str) -> tuple[Any, float]:
+    """Round the model in place; its logits (computed in float32 from the rounded weights), and the change."""
+    import torch
+
+    exact = probe(model)
+    target = getattr(torch, dtype)
+    if target == torch.float32:
+        return exact, 0.0
+    cast_weights(cast_weights(model, target), torch.float32)
+    rounded = probe(model)
+    cast_weights(model, target)
+    return rounded, difference(rounded, exact)
+
+
+def _keep_prefix(model: Any, info: AdapterInfo, folder: Path, target: Path) -> Any:
+    from danlu.models.prefix import PrefixEncoder, PrefixModel
+
+    note(
+        f"A p_tuning_v2 prefix cannot be merged into weights: the base model and the prefix are written side "
+        f"by side. Use them with --model {target} --adapter {target / ADAPTER_FOLDER}."
+    )
+    prefix = PrefixEncoder.load(info.path, model.config)
+    prefix.save(folder / ADAPTER_FOLDER, base=lasting_name(target.absolute()))
+    import torch
+
+    dtype = model.dtype
+    expected = probe(PrefixModel(cast_weights(model, torch.float32), prefix.to(model.device)))
+    cast_weights(model, dtype)
+    return expected
+
+
+def _compare_again(folder: Path, expected: Any, prefix: AdapterInfo | None) -> float:
+    import torch
+
+    again: Any = load_model(folder, device="cpu")
+    cast_weights(again, torch.float32)
+    if prefix is not None:
+        from danlu.models.prefix import PrefixEncoder, PrefixModel
+
+        again = PrefixModel(again, PrefixEncoder.load(folder / ADAPTER_FOLDER, again.config))
+    found = difference(probe(again), expected)
+    if not found <= RELOAD_TOLERANCE:
+        raise ModelError(
+            f"the written model does not answer as the one in memory: logits differ by {found:.2g} "
+            f"standard deviations (allowed {RELOAD_TOLERANCE:g})",
+            where=str(folder),
+            hint="Nothing was exported. Check the disk, and try again.",
+        )
+    return found
+
+
+def probe(model: Any) -> Any:
+    """Logits of a fixed batch of tokens, (2, 24, vocabulary), float32 on the CPU."""
+    import torch
+
+    vocabulary = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(20)
+    ids = torch.randint(vocabulary, (PROBE_ROWS, PROBE_LENGTH), generator=generator).to(model.device)
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits.float().cpu()
+
+
+def difference(found: Any, expected: Any) -> float:
+    """The largest difference of two sets of logits, in standard deviations of the expected ones."""
+    return float((found - expected).abs().max() / expected.std())
+
+
+def _describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer: Any) -> None:
+    """Write the lineage and the model card."""
+    import transformers
+
+    from danlu import __version__
+
+    adapters = [
+        {"path": path, "sha256": _digest(Path(path))}
+        for path in (*report.merged, *filter(None, [report.kept]))
+    ]
+    lineage = {
+        "danlu": __version__,
+        "transformers": transformers.__version__,
+        "base": lasting_name(model.model),
+        "run": str(model.run) if model.run else None,
+        "method": model.method,
+        "adapters": adapters,
+        "dtype": report.dtype,
+        "parameters": report.parameters,
+        "checks": {
+            "merge_difference": report.merge_difference,
+            "reload_difference": report.reload_difference,
+            "rounding": report.rounding,
+            "unit": "standard deviations of the logits",
+        },
+    }
+    write_json(folder / MARKER, lineage)
+    has_template = bool(tokenizer.chat_template)
+    (folder / "README.md").write_text(model_card(lineage, report.path.name, has_template), encoding="utf-8")
+
+
+def _digest(folder: Path) -> str | None:
+    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin"]
+    return next((sha256(file) for file in files if file.is_file()), None)

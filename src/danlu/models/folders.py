@@ -1,0 +1,94 @@
+"""Folders that are whole or absent."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from danlu.core.errors import RunError
+
+SPARE = 1 << 26
+"""Bytes asked for besides the weights: tokenizer, index, card."""
+
+
+@contextmanager
+def whole_folder(target: Path, *, marker: str) -> Iterator[Path]:
+    """Yield a temporary sibling of ``target`` that takes its place when the block succeeds.
+
+    Args:
+        target: the folder to write.
+        marker: a file that shows that an existing folder was written in this way and may be replaced.
+
+    Raises:
+        RunError: when ``target`` holds something else, or cannot be written (nothing half is left).
+    """
+    _check_target(target, marker)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        _take_place(temporary, target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_target(target: Path, marker: str) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise RunError("it is a file, not a folder", where=str(target), hint="Choose another output_dir.")
+    if any(target.iterdir()) and not (target / marker).is_file():
+        raise RunError(
+            "the folder is not empty and was not written by danlu export",
+            where=str(target),
+            hint="Choose another output_dir, or empty this one.",
+        )
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    """Move the new folder in; the old one is deleted only when the new one is there."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    former = aside / target.name
+    target.rename(former)
+    try:
+        temporary.rename(target)
+    except OSError:
+        former.rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def room_for(folder: Path, size: int, target: Path) -> None:
+    """Refuse to begin when the disk has less than ``size`` bytes (and a little more) left.
+
+    Raises:
+        RunError: with both numbers.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size + SPARE:
+        raise RunError(
+            f"the model needs {(size + SPARE) / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
+            where=str(target),
+            hint="Free some space or choose a folder on another disk; nothing was written.",
+        )
+
+
+def _unwritable(target: Path, error: OSError) -> RunError:
+    return RunError(
+        f"it cannot be written ({error.strerror or error})",
+        where=str(target),
+        hint="Free some space or choose another folder; what was there before is unchanged.",
+    )
