@@ -14,6 +14,7 @@ from danlu.core.errors import DataError, UsageError
 from danlu.core.run import RunDirectory, is_run, resolve_run
 from danlu.data.prepare import names_of, prepare, tokenizer_digest
 from danlu.data.schema import Row
+from danlu.engine.protocol import GenerationOptions
 from danlu.evaluate.metrics import Measurement, measure
 from danlu.evaluate.predictions import FILE_NAME, PredictionFile
 from danlu.evaluate.results import prefixed, print_metrics, scores_table, write_results
@@ -232,6 +233,22 @@ def _answers(config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: P
     return measured, len(asked)
 
 
+def ask(opened: Opened, asked: Sequence[Question], options: GenerationOptions) -> list[str]:
+    """A model's answers to all questions, in their order."""
+    from danlu.engine.local import LocalEngine
+
+    engine = LocalEngine(opened.model, opened.text.tokenizer, opened.text.template)
+    given: dict[int, str] = {}
+    with progress("answers", len(asked)) as line:
+
+        def finished(number: int, completion: Any) -> None:
+            given[number] = completion.text
+            line.advance()
+
+        answer(engine, dict(enumerate(asked)), options, finished)
+    return [given[number] for number in range(len(asked))]
+
+
 def _fingerprint(config: TrainConfig, opened: Opened, asked: Sequence[Question]) -> dict[str, str]:
     import hashlib
 
@@ -256,14 +273,10 @@ def generation_measure(config: TrainConfig, text: Text) -> Callable[[Any], Mappi
     options = generation_options(config.generate, config.compute.seed)
 
     def measured(tuned: Any) -> Mapping[str, float]:
-        from danlu.engine.local import LocalEngine
         from danlu.models.prefix import PrefixModel
 
         model = PrefixModel(tuned.model, tuned.prefix) if tuned.prefix is not None else tuned.model
-        given: dict[int, str] = {}
-        engine = LocalEngine(model, text.tokenizer, text.template)
-        answer(engine, dict(enumerate(asked)), options, lambda number, done: given.update({number: done.text}))
-        predictions = [given[number] for number in range(len(asked))]
+        predictions = ask(Opened(model, text, plain_model("")), asked, options)
         return measure(predictions, [question.label for question in asked], config.generate.metric_set).means()
 
     return measured
