@@ -182,6 +182,21 @@ def test_dataset_info_with_bom_and_without_any(tmp_path: Path) -> None:
     assert list(read_entries(tmp_path)[0]) == ["a"]
 
 
+def test_a_dataset_info_that_lives_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from danlu.data import catalog
+
+    info(tmp_path, {"far": {"hf_hub_url": "owner/rows"}})
+    asked: list[tuple[str, str]] = []
+
+    def fetch_file(repository: str, name: str) -> Path:
+        asked.append((repository, name))
+        return tmp_path / name
+
+    monkeypatch.setattr(catalog, "fetch_file", fetch_file)
+    assert resolve("far", "REMOTE:owner/demo").place == HubSource("owner/rows")
+    assert asked == [("owner/demo", "dataset_info.json")]
+
+
 def test_formats_are_open_to_plugins_and_listed_in_the_command() -> None:
     from danlu.cli.data import convert_dataset
 
