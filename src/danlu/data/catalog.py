@@ -103,7 +103,7 @@ def resolve(name: str, dataset_dir: DatasetDir = "data") -> Source:
     near = did_you_mean(name, [*entries, *builtin()])
     raise DataError(
         f"there is no dataset named {name!r}",
-        where=where,
+        where=where if entries else None,
         hint=f"{near or 'Names are listed by: danlu data list.'} A path to a file or folder works as well.",
     )
 

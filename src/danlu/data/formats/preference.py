@@ -5,6 +5,7 @@ Without ``prompt`` the two conversations share everything but their last answer.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from danlu.data.formats.openai import write_message, write_tools
@@ -35,9 +36,25 @@ def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
 
 def read_prompt(value: Any, field: str, shape: Shape) -> list[Message]:
     """A prompt: one question as text, or a list of messages (also as JSON text)."""
-    if isinstance(value, str) and not value.lstrip().startswith("[{"):
+    messages = _messages_in(value) if isinstance(value, str) else value
+    if messages is None:
         return [Message("user", text_at(value, field, what="prompt"))]
-    return read_messages(value, field, shape.tags, shape.roles)
+    return read_messages(messages, field, shape.tags, shape.roles)
+
+
+def _messages_in(text: str) -> Any:
+    """The messages that a table's cell holds as JSON text; None for any other text, also other JSON."""
+    if not text.lstrip().startswith("[{"):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return (
+        value
+        if all(isinstance(item, dict) and ("role" in item or "from" in item) for item in value)
+        else None
+    )
 
 
 def write(row: Row) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def fetch(source: HubSource) -> list[Path]:
     if source.site == "modelscope":
         return _modelscope(source)
     hub = _client()
-    if offline() or not reachable(_endpoint(hub)):
+    from huggingface_hub.constants import ENDPOINT
+
+    if offline() or not reachable(ENDPOINT):
         return _cached(hub, source)
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -137,10 +139,6 @@ def _client() -> Any:
     except ImportError as error:
         raise MissingDependency("huggingface_hub", "to fetch datasets from the hub") from error
     return huggingface_hub
-
-
-def _endpoint(hub: Any) -> str:
-    return str(hub.constants.ENDPOINT)
 
 
 def reachable(address: str, patience: float = _PATIENCE) -> bool:
