@@ -30,7 +30,7 @@ from danlu.verbs.train import train
 
 METRICS = ("exact-match", "f1", "rouge-char", "compat-bleu", "chrf")
 HEADLINE = "f1"
-QUESTION = "What does danlu do with a run that was killed?"
+QUESTION = "Explain the command `danlu data check`."
 
 SETTINGS: dict[str, Any] = {
     "model_name_or_path": "smollm2-135m",
@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "lora_rank": 16,
     "bf16": True,
     "cutoff_len": 512,
-    "num_train_epochs": 6,
+    "num_train_epochs": 5,
     "per_device_train_batch_size": 8,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "cosine",
