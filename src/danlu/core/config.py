@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from danlu.core.errors import ConfigError, did_you_mean
 
@@ -20,10 +20,29 @@ from danlu.core.errors import ConfigError, did_you_mean
 class Options(BaseModel):
     """One group of options. Unknown keys are refused, values are checked, instances are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        protected_namespaces=(),
+        coerce_numbers_to_str=True,  # run_name=7 and model_revision=2024 are text
+    )
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def split_words(value: Any) -> Any:
+    """``"a, b"`` or ``["a", "b"]`` → ``["a", "b"]``; None → ``[]``."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(split_words)]
+"""A list of words, which may be written with commas."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -84,7 +103,8 @@ def build(
 
     Args:
         model: an :class:`Options` whose fields are groups or plain values.
-        values: keys as written: a field, a group with a mapping, ``group.field``, or the bare name of a group's field.
+        values: keys as written: a field, a group with a mapping, ``group.field``, or the bare name of a
+            group's field.
         where: what to name in errors (the file, or "command line").
         places: the place of single keys, where they come from different sources.
 
@@ -159,9 +179,7 @@ def _store(tree: dict[str, Any], path: tuple[str, ...], value: Any, where: str) 
     tree[last] = value
 
 
-def _explain(
-    model: type[Options], error: ValidationError, where: str, places: Mapping[str, str]
-) -> ConfigError:
+def _explain(model: type[Options], error: ValidationError, where: str, places: Mapping[str, str]) -> ConfigError:
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     bare = str(first["loc"][-1]) if first["loc"] else ""

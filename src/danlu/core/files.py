@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary.chmod(0o666 & ~umask())
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise RunError(
             f"cannot write it: {error.strerror or error}",

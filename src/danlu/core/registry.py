@@ -15,7 +15,7 @@ class Registry:
 
     Args:
         kind: what one entry is, in the singular, for messages ("metric", "method").
-        table: ``name → "module:object"`` of danlu's own entries.
+        table: ``name → "module:object"`` (or ``"module"``) of danlu's own entries.
         group: entry-point group that other distributions may add to; ``danlu.<kind>s`` by default.
 
     Raises:
@@ -58,7 +58,7 @@ class Registry:
 
     def __getitem__(self, name: str) -> Any:
         module, _, attribute = self.target(name).partition(":")
-        return getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute) if attribute else import_module(module)
 
     def __contains__(self, name: object) -> bool:
         return name in self._table or name in self._entries()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
-from danlu.data.fitting import Truncation, fit
+from danlu.data.fitting import Fitted, Truncation, fit, within_budgets
 from danlu.data.rendering import TemplateError, UnstableTemplateError
 from danlu.data.schema import Conversation, Document, Example, Preference, Row, UnpairedPreference
 from danlu.data.templates import Encoded, Piece, Template
@@ -26,6 +26,9 @@ class EncodingRules:
         train_on_prompt: train every token, not only answers.
         mask_history: train the last answer only.
         unstable_template: what to do when a template rewrites earlier turns: refuse, or one sequence an answer.
+        max_source_length: cut each text that is not an answer to this many tokens, keeping its start.
+        max_target_length: cut each answer to this many tokens.
+        source_prefix: text put straight before the first user turn.
     """
 
     cutoff_len: int = 2048
@@ -33,6 +36,9 @@ class EncodingRules:
     train_on_prompt: bool = False
     mask_history: bool = False
     unstable_template: Literal["error", "split"] = "error"
+    max_source_length: int | None = None
+    max_target_length: int | None = None
+    source_prefix: str | None = None
 
 
 @dataclass(slots=True)
@@ -43,6 +49,7 @@ class EncodingReport:
         rows: rows read.
         sequences: sequences made.
         too_long: rows longer than the cutoff, whatever became of them.
+        shortened: rows with a text cut to max_source_length or max_target_length.
         left_out: rows that made no sequence because they were too long.
         untrainable: rows that made no sequence because nothing in them is trained.
         refused: rows that the chat template refuses.
@@ -55,6 +62,7 @@ class EncodingReport:
     rows: int = 0
     sequences: int = 0
     too_long: int = 0
+    shortened: int = 0
     left_out: int = 0
     untrainable: int = 0
     refused: int = 0
@@ -104,9 +112,21 @@ def trainable_conversation(row: Row, rules: EncodingRules) -> Conversation | Non
                 return None
         case Document():
             return None
+    if rules.source_prefix:
+        conversation = with_prefix(conversation, rules.source_prefix)
     if rules.mask_history:
         conversation = _last_answer_only(conversation)
     return conversation
+
+
+def with_prefix(conversation: Conversation, prefix: str) -> Conversation:
+    """The conversation with a text before its first user turn."""
+    messages = list(conversation.messages)
+    for index, message in enumerate(messages):
+        if message.role == "user":
+            messages[index] = replace(message, content=prefix + message.content)
+            break
+    return replace(conversation, messages=tuple(messages))
 
 
 def _last_answer_only(conversation: Conversation) -> Conversation:
@@ -123,45 +143,48 @@ def _encode_batch(
     batch: Sequence[tuple[int, Row]], template: Template, rules: EncodingRules, report: EncodingReport
 ) -> Iterator[tuple[int, Encoded]]:
     numbers: list[int] = []
-    sources: list[tuple[Conversation, Row]] = []
+    sources: list[tuple[Fitted, Row]] = []
     pieces: list[list[Piece]] = []
     for number, row in batch:
-        for conversation, cut in _conversations(row, template, rules, report):
+        for item, cut in _conversations(row, template, rules, report):
             numbers.append(number)
-            sources.append((conversation, row))
+            sources.append((item, row))
             pieces.append(cut)
-    for number, (conversation, row), encoded in zip(
-        numbers, sources, template.encode_pieces(pieces), strict=True
-    ):
+    for number, (item, row), encoded in zip(numbers, sources, template.encode_pieces(pieces), strict=True):
         report.longest = max(report.longest, len(encoded.ids))
         if len(encoded.ids) <= rules.cutoff_len:
             yield from _counted(number, encoded, row, rules, report)
             continue
         report.too_long += 1
         report.add_example("too_long", str(row.origin))
-        fitted = fit(conversation, template, rules.cutoff_len, rules.truncation, row.origin)
+        fitted = fit(item.conversation, template, rules.cutoff_len, rules.truncation, row.origin)
         report.left_out += not fitted
-        for item in fitted:
-            shorter = template.encode(item.conversation, unfinished=item.unfinished)
-            yield from _counted(number, shorter, row, rules, report)
+        for shorter in fitted:
+            unfinished = shorter.unfinished | item.unfinished
+            cut_again = template.encode(shorter.conversation, unfinished=unfinished)
+            yield from _counted(number, cut_again, row, rules, report)
 
 
 def _conversations(
     row: Row, template: Template, rules: EncodingRules, report: EncodingReport
-) -> Iterator[tuple[Conversation, list[Piece]]]:
+) -> Iterator[tuple[Fitted, list[Piece]]]:
     """What to train for one row: its conversation, or one for each answer where the template forces that."""
     conversation = trainable_conversation(row, rules)
     if conversation is None or not any(message.role == "assistant" for message in conversation.messages):
         report.untrainable += 1
         report.add_example("untrainable", str(row.origin))
         return
+    item = within_budgets(conversation, template, rules.max_source_length, rules.max_target_length)
+    if item.unfinished:
+        report.shortened += 1
+        report.add_example("shortened", str(row.origin))
     try:
-        yield conversation, template.pieces(conversation)
+        yield item, template.pieces(item.conversation, unfinished=item.unfinished)
     except UnstableTemplateError:
         if rules.unstable_template == "error":
             raise
-        for shorter in _one_for_each_answer(conversation):
-            yield shorter, template.pieces(shorter)
+        for shorter in _one_for_each_answer(item.conversation):
+            yield Fitted(shorter, item.unfinished), template.pieces(shorter, unfinished=item.unfinished)
     except TemplateError as error:
         report.refused += 1
         report.add_example("refused", f"{row.origin}: {error.what}")

@@ -57,6 +57,23 @@ def fit(
     return [item for item in fitted if item is not None]
 
 
+def within_budgets(conversation: Conversation, template: Template, source: int | None, target: int | None) -> Fitted:
+    """Cut each text to a budget of its own: ``target`` tokens for answers, ``source`` for everything else."""
+    if source is None and target is None:
+        return Fitted(conversation)
+    messages = list(conversation.messages)
+    cut: set[int] = set()
+    for index, message in enumerate(messages):
+        budget = target if message.role == "assistant" else source
+        if budget is None or len(message.content.encode()) <= budget:  # no token is shorter than a byte
+            continue
+        ids = template.content_ids(message.content)
+        if len(ids) > budget:
+            messages[index] = replace(message, content=template.content_text(ids[:budget]))
+            cut.add(index)
+    return Fitted(replace(conversation, messages=tuple(messages)), frozenset(cut)) if cut else Fitted(conversation)
+
+
 def _exchanges(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
     """Leading system messages, then runs that begin with a user turn and can stand alone."""
     start = 0

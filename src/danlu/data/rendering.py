@@ -56,9 +56,7 @@ def compile_template(source: str) -> jinja2.Template:
     try:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(
-            f"the chat template is not valid Jinja: {error}", where=f"line {error.lineno}"
-        ) from error
+        raise TemplateError(f"the chat template is not valid Jinja: {error}", where=f"line {error.lineno}") from error
 
 
 def render(

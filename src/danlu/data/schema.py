@@ -56,7 +56,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a row came from: file (or hub id), line of the file (1-based, 0 if lines mean nothing), row (0-based)."""
+    """Where a row came from: file, line of the file (1-based, 0 if lines mean nothing), row (0-based)."""
 
     path: str
     line: int

@@ -256,9 +256,7 @@ class Template:
         """The message with control text hidden; an answer keeps tokens it may write itself, such as ``<think>``."""
         pattern = self._special_pattern if message.role == "assistant" else self._control_pattern
         content = self._hide(message.content, pattern)
-        calls = tuple(
-            replace(call, arguments=self._hide(call.arguments, pattern)) for call in message.tool_calls
-        )
+        calls = tuple(replace(call, arguments=self._hide(call.arguments, pattern)) for call in message.tool_calls)
         if content is message.content and calls == message.tool_calls:
             return message
         return replace(message, content=content, tool_calls=calls)
@@ -267,9 +265,7 @@ class Template:
         if _GUARD_OPEN not in text and not pattern.search(text):
             return text
         text = text.replace(_GUARD_OPEN, "").replace(_GUARD_CLOSE, "")
-        return pattern.sub(
-            lambda match: f"{_GUARD_OPEN}{self._control.index(match.group())}{_GUARD_CLOSE}", text
-        )
+        return pattern.sub(lambda match: f"{_GUARD_OPEN}{self._control.index(match.group())}{_GUARD_CLOSE}", text)
 
     def _at_stop(self, answer: str) -> tuple[str, str, str]:
         """An answer's text, the control token that ends it ("" if the template writes none), and what follows."""

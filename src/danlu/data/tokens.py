@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -64,9 +63,7 @@ def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:
     return np.memmap(path, dtype=kind, mode="r")
 
 
-def write_store(
-    folder: Path, sequences: Iterable[tuple[int, Encoded]], keys: Iterable[int], report: Any
-) -> TokenStore:
+def write_store(folder: Path, sequences: Iterable[tuple[int, Encoded]], keys: Iterable[int], report: Any) -> TokenStore:
     """Write sequences as they come and make the folder appear at once when all are there.
 
     Args:
@@ -93,7 +90,7 @@ def write_store(
         np.save(work / "keys.npy", np.fromiter(keys, dtype=np.uint64))
         write_json(work / "report.json", report.as_dict())
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
+        work.replace(folder)
     except OSError as error:
         if not (folder / "report.json").exists():  # else another process finished the same store first
             raise RunError(

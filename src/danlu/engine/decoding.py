@@ -127,9 +127,7 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tens
     return ids, mask
 
 
-def decode_rows(
-    model: Any, rows: Sequence[Row], *, stop_ids: frozenset[int], pad: int
-) -> Iterator[list[Row]]:
+def decode_rows(model: Any, rows: Sequence[Row], *, stop_ids: frozenset[int], pad: int) -> Iterator[list[Row]]:
     """Answer rows together; after every step, yield the rows that took part in it.
 
     Args:

@@ -118,9 +118,7 @@ class LocalEngine:
         ended = row.finished == "stop" and row.tokens[-1] in self._stop_ids
         text = decode(self.tokenizer, row.tokens[:-1] if ended else row.tokens)
         text, _ = cut_at_stop(text, row.options.stop)
-        return Completion(
-            row.key, text, tuple(row.tokens), row.finished or "length", len(row.ids), cut_tokens=row.cut
-        )
+        return Completion(row.key, text, tuple(row.tokens), row.finished or "length", len(row.ids), cut_tokens=row.cut)
 
     def _row(self, key: str, prompt: Conversation | Sequence[int], options: GenerationOptions) -> Row:
         ids = self.renderer.prompt(prompt) if isinstance(prompt, Conversation) else list(prompt)
@@ -165,9 +163,7 @@ class LocalEngine:
 def _together(row: Row) -> tuple[int, float, int]:
     """Rows that may share a batch: any that do not search beams, else those that search alike."""
     options = row.options
-    return (
-        (1, 1.0, 0) if options.num_beams == 1 else (options.num_beams, options.repetition_penalty, row.limit)
-    )
+    return (1, 1.0, 0) if options.num_beams == 1 else (options.num_beams, options.repetition_penalty, row.limit)
 
 
 @contextmanager

@@ -51,9 +51,7 @@ def read_adapter(name: str | Path) -> AdapterInfo:
         path = fetch(name)
     if not (path / "adapter_config.json").is_file():
         what = (
-            "this is not an adapter: there is no adapter_config.json"
-            if path.exists()
-            else "there is no such adapter"
+            "this is not an adapter: there is no adapter_config.json" if path.exists() else "there is no such adapter"
         )
         newest = max(path.glob("checkpoint-*"), key=lambda child: child.stat().st_mtime, default=None)
         hint = f"Its newest checkpoint is {newest}." if newest else "Check the path."

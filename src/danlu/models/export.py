@@ -226,8 +226,7 @@ def _describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer
     from danlu import __version__
 
     adapters = [
-        {"path": path, "sha256": _digest(Path(path))}
-        for path in (*report.merged, *filter(None, [report.kept]))
+        {"path": path, "sha256": _digest(Path(path))} for path in (*report.merged, *filter(None, [report.kept]))
     ]
     lineage = {
         "danlu": __version__,

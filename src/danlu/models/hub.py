@@ -69,9 +69,7 @@ def _download(name: str, revision: str, cache_dir: str | Path | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        found = Path(
-            snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=[*WANTED])
-        )
+        found = Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=[*WANTED]))
         if not any(found.glob("*.safetensors")):
             snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=LEGACY)
     except HfHubHTTPError as error:

@@ -158,9 +158,7 @@ class PrefixEncoder(nn.Module):
         """
         table = _tensors(folder / TABLE_FILE).get(TABLE_KEY)
         if table is None or table.ndim != 2:
-            raise ModelError(
-                "this is not a prefix: there is no prompt_embeddings", where=str(folder / TABLE_FILE)
-            )
+            raise ModelError("this is not a prefix: there is no prompt_embeddings", where=str(folder / TABLE_FILE))
         shape = PrefixShape.of(config, int(table.shape[0]))
         if table.shape[1] != shape.width:
             raise ModelError(

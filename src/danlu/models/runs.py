@@ -11,7 +11,7 @@ from danlu.core.errors import RunError
 from danlu.core.files import read_json
 from danlu.models.adapters import attach_all, read_adapter
 from danlu.models.loading import DataType, has_tokenizer, load_model, load_tokenizer
-from danlu.models.sources import has_weights
+from danlu.models.sources import has_weights, packaged_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _base(manifest: dict[str, Any], folder: Path) -> str:
-    """The base: the recorded folder if it is still there, else its name, else what the adapter says."""
+    """The base: a packaged name, the recorded folder if it is there, the recorded name, what the adapter says."""
     record = manifest.get("base") or manifest.get("base_model") or {}
     place, name = record.get("path"), record.get("name")
+    if name in packaged_models():
+        return str(name)
     if place and Path(place).exists():
         return str(place)
     if name:

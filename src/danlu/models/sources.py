@@ -80,9 +80,7 @@ class ModelSource:
 def packaged_models() -> dict[str, PackagedModel]:
     """Every packaged model that danlu knows, by name."""
     found: dict[str, PackagedModel] = {}
-    for entry in sorted(
-        (resources.files("danlu") / "assets" / "models").iterdir(), key=lambda item: item.name
-    ):
+    for entry in sorted((resources.files("danlu") / "assets" / "models").iterdir(), key=lambda item: item.name):
         if entry.name.endswith(".yaml"):
             fields: dict[str, Any] = yaml.safe_load(entry.read_text(encoding="utf-8"))
             model = PackagedModel(**{**fields, "languages": tuple(fields["languages"])})
@@ -111,9 +109,7 @@ def resolve_model(name: str | Path) -> ModelSource:
     if text in packaged:
         return ModelSource("packaged", text, packaged[text].gguf())
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or not HUB_ID.fullmatch(text):
-        raise ModelError(
-            "there is no such model folder or file", where=text, hint="Check the path, or give a hub id."
-        )
+        raise ModelError("there is no such model folder or file", where=text, hint="Check the path, or give a hub id.")
     near = did_you_mean(text, packaged)
     if near and "/" not in text:
         raise ModelError(f"there is no model named {text!r}", hint=near)
@@ -168,9 +164,7 @@ def _no_config(path: Path) -> ModelError:
             hint="Give the .gguf file inside it by its path.",
         )
     inner = sorted(child.name for child in path.iterdir() if (child / "config.json").is_file())
-    hint = (
-        f"Did you mean {path / inner[0]}?" if inner else "A model folder holds config.json and the weights."
-    )
+    hint = f"Did you mean {path / inner[0]}?" if inner else "A model folder holds config.json and the weights."
     return ModelError("this is not a model folder: there is no config.json", where=str(path), hint=hint)
 
 

@@ -6,35 +6,96 @@ The comment after each default is the option's documentation: the CLI, the docs 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from danlu.core.config import Options
+from danlu.core.config import Options, Words, split_words
+from danlu.core.errors import did_you_mean
+
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "reduce_lr_on_plateau",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+    "greedy",
+)
+"""Learning rate schedules of transformers."""
+
+FREE_ON_RESUME = frozenset(
+    {
+        "output",
+        "log",
+        "generate",
+        "task.do_train",
+        "task.do_eval",
+        "task.do_predict",
+        "task.predict_with_generate",
+        "model.cache_dir",
+        "model.trust_remote_code",
+        "data.eval_dataset",
+        "data.on_bad_row",
+        "data.tokenized_path",
+        "data.overwrite_cache",
+        "compute.preprocessing_num_workers",
+        "compute.gradient_checkpointing",
+        "compute.disable_gradient_checkpointing",
+        "compute.freeze_cache",
+        "compute.dataloader_num_workers",
+        "compute.deepspeed",
+        "compute.ddp_timeout",
+    }
+)
+"""Groups and keys that may change when a run is resumed: they do not move the weights."""
 
 
-def _words(value: Any) -> Any:
-    """``"a, b"`` or ``["a", "b"]`` → ``["a", "b"]``; None → ``[]``."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [word.strip() for word in value.split(",") if word.strip()]
-    return value
+def _trackers(value: Any) -> Any:
+    """As :func:`split_words`, and ``none`` is an empty list (also the YAML words ``no`` and ``false``)."""
+    words = [] if value is False else split_words(value)
+    return [] if words in (["none"], ["None"], ("none",)) else words
 
 
-def _numbers(value: Any) -> Any:
-    words = _words(value)
-    return [float(word) for word in words] if isinstance(words, list) else words
+def _schedule(value: Any) -> Any:
+    """YAML 1.1 reads a bare ``no`` as false."""
+    return "no" if value is False else value
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
+def _mapping(value: Any) -> Any:
+    """A mapping, its JSON text, or None for an empty one."""
+    if isinstance(value, str) and value.strip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"it is not valid JSON ({error})") from None
+    return {} if value is None else value
+
+
+def _path_or_mapping(value: Any) -> Any:
+    return _mapping(value) if isinstance(value, str) and value.strip().startswith("{") else value
+
+
+def _text_or_bool(value: Any) -> Any:
+    """``"true"`` and ``"false"`` are truth values, any other text stays text."""
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(split_words)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 Stage = Literal["sft"]
 MethodName = Literal["full", "freeze", "lora", "p_tuning_v2"]
-Schedule = Literal["no", "steps", "epoch"]
+Schedule = Annotated[Literal["no", "steps", "epoch"], BeforeValidator(_schedule)]
+Mapping = Annotated[dict[str, Any], BeforeValidator(_mapping)]
+FileStyle = Literal["danlu", "et", "llamafactory"]
 
 
 def option(default: Any, text: str, **limits: Any) -> Any:
@@ -49,32 +110,20 @@ class TaskOptions(Options):
     do_train: bool = option(True, "train")
     do_eval: bool = option(False, "measure the evaluation rows afterwards")
     do_predict: bool = option(False, "write an answer for every evaluation row")
-    predict_with_generate: bool = option(
-        False, "evaluate by generating answers (BLEU, ROUGE) instead of by loss"
-    )
+    predict_with_generate: bool = option(False, "evaluate by generating answers (BLEU, ROUGE) instead of by loss")
 
 
 class ModelOptions(Options):
     """Which weights to start from."""
 
-    model_name_or_path: str = option(
-        "smollm2-135m", "folder, hub id, GGUF file, or a name from `danlu models`"
-    )
-    adapter_name_or_path: Words = option(
-        (), "adapters: all but the last are merged, the last is trained further"
-    )
+    model_name_or_path: str = option("smollm2-135m", "folder, hub id, GGUF file, or a name from `danlu models`")
+    adapter_name_or_path: Words = option((), "adapters: all but the last are merged, the last is trained further")
     create_new_adapter: bool = option(False, "merge all given adapters and train a new one")
     cache_dir: str | None = option(None, "where hub downloads are kept")
     model_revision: str = option("main", "hub revision: branch, tag or commit")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "precision of the frozen weights"
-    )
-    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "packed"] = option(
-        "auto", "attention implementation"
-    )
-    trust_remote_code: bool = option(
-        False, "accepted for old files; danlu never runs code from a model folder"
-    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "precision of the frozen weights")
+    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "packed"] = option("auto", "attention implementation")
+    trust_remote_code: bool = option(False, "accepted for old files; danlu never runs code from a model folder")
 
 
 class DataOptions(Options):
@@ -90,11 +139,10 @@ class DataOptions(Options):
     )
     interleave_probs: Numbers = option((), "sampling weight of each dataset when interleaving")
     eval_on_each_dataset: bool = option(False, "report eval_<dataset>_loss for each evaluation dataset")
-    on_bad_row: Literal["skip", "error"] = option(
-        "skip", "rows that cannot be read: count and show them, or stop"
-    )
+    on_bad_row: Literal["skip", "error"] = option("skip", "rows that cannot be read: count and show them, or stop")
     tokenized_path: str | None = option(None, "folder to keep the tokenised rows in, instead of the cache")
     overwrite_cache: bool = option(False, "tokenise again even if the cache has these rows")
+    prompt_separator: str = option("\n", "alpaca rows: what joins instruction and input")
 
 
 class EncodeOptions(Options):
@@ -103,16 +151,19 @@ class EncodeOptions(Options):
     template: str | None = option(None, "named template, for models that have none of their own")
     default_system: str | None = option(None, "system prompt for rows that bring none")
     enable_thinking: bool | None = option(None, "passed to templates that know it")
+    source_prefix: str | None = option(None, "text put straight before the first user turn")
     cutoff_len: Count = option(2048, "longest sequence, in tokens")
+    max_source_length: Count | None = option(None, "a budget for the prompt alone, within cutoff_len")
+    max_target_length: Count | None = option(None, "a budget for the answer alone, within cutoff_len")
     truncation: Literal["drop", "keep_start", "keep_end", "split", "error"] = option(
         "drop", "what happens to longer rows; control tokens are never cut"
     )
     train_on_prompt: bool = option(False, "train the prompt's tokens as well")
     mask_history: bool = option(False, "train the last answer only")
-    packing: bool = option(
-        False, "fill sequences up to cutoff_len with several rows that cannot see each other"
+    unstable_template: Literal["error", "split"] = option(
+        "error", "when the chat template rewrites earlier turns: refuse, or one sequence for each answer"
     )
-    preprocessing_num_workers: Count | None = option(None, "processes that tokenise; all cores by default")
+    packing: bool = option(False, "fill sequences up to cutoff_len with several rows that cannot see each other")
 
 
 class MethodOptions(Options):
@@ -120,9 +171,7 @@ class MethodOptions(Options):
 
     finetuning_type: MethodName = option("lora", "full, freeze, lora or p_tuning_v2")
     freeze_trainable_layers: int = option(2, "freeze: the last n layers are trained; negative: the first n")
-    freeze_trainable_modules: Words = option(
-        ("all",), "freeze: parts of those layers, for instance mlp, self_attn"
-    )
+    freeze_trainable_modules: Words = option(("all",), "freeze: parts of those layers, for instance mlp, self_attn")
     freeze_extra_modules: Words = option((), "freeze: modules outside the layers, for instance lm_head, norm")
     pre_seq_len: Count = option(64, "p_tuning_v2: length of the trained prefix, in tokens")
     prefix_projection: bool = option(False, "p_tuning_v2: make the prefix with a two-layer network")
@@ -153,12 +202,20 @@ class OptimOptions(Options):
     gradient_accumulation_steps: Count = option(1, "forward passes in one optimizer step")
     learning_rate: float = option(5e-5, "peak learning rate", gt=0)
     lr_scheduler_type: str = option("linear", "linear, cosine, constant, constant_with_warmup, polynomial, …")
-    lr_scheduler_kwargs: dict[str, Any] = option({}, "arguments of the scheduler")
+    lr_scheduler_kwargs: Mapping = option({}, "arguments of the scheduler")
     warmup_ratio: Share = option(0.0, "share of the steps with rising learning rate")
-    warmup_steps: float = option(0, "steps with rising learning rate, overrides warmup_ratio", ge=0)
+    warmup_steps: float = option(0, "steps with rising learning rate, overrides warmup_ratio; below 1 a share", ge=0)
     optim: str = option("adamw_torch_fused", "optimizer name of transformers")
     weight_decay: float = option(0.0, "weight decay", ge=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them", ge=0)
+
+    @field_validator("lr_scheduler_type")
+    @classmethod
+    def _known_scheduler(cls, value: str) -> str:
+        if value not in SCHEDULERS:
+            hint = did_you_mean(value, SCHEDULERS) or f"Known: {', '.join(SCHEDULERS)}."
+            raise ValueError(f"there is no such schedule. {hint}")
+        return value
 
 
 class ComputeOptions(Options):
@@ -167,17 +224,16 @@ class ComputeOptions(Options):
     bf16: bool = option(False, "bfloat16 mixed precision")
     fp16: bool = option(False, "float16 mixed precision (GPU only)")
     pure_bf16: bool = option(False, "train bfloat16 weights without a float32 copy")
-    gradient_checkpointing: bool | None = option(
-        None, "recompute activations: on, off, or only if memory needs it"
-    )
+    gradient_checkpointing: bool | None = option(None, "recompute activations: on, off, or only if memory needs it")
     disable_gradient_checkpointing: bool = option(False, "never recompute activations")
-    freeze_cache: bool = option(
-        True, "freeze: keep the hidden states below the trained layers after the first epoch"
-    )
+    freeze_cache: bool = option(True, "freeze: keep the hidden states below the trained layers after the first epoch")
     seed: int = option(42, "seed of everything random")
     dataloader_num_workers: int = option(0, "processes that build batches", ge=0)
+    preprocessing_num_workers: Count | None = option(None, "threads that tokenise; all cores by default")
     neftune_noise_alpha: float | None = option(None, "noise on the embeddings (NEFTune)")
-    deepspeed: str | None = option(None, "DeepSpeed configuration file")
+    deepspeed: Annotated[str | dict[str, Any] | None, BeforeValidator(_path_or_mapping)] = option(
+        None, "DeepSpeed configuration: a file or a mapping"
+    )
     ddp_timeout: Count = option(1800, "seconds before a silent process group is given up")
 
     @model_validator(mode="after")
@@ -185,9 +241,7 @@ class ComputeOptions(Options):
         if sum((self.bf16, self.fp16, self.pure_bf16)) > 1:
             raise ValueError("bf16, fp16 and pure_bf16 exclude each other; keep one")
         if self.gradient_checkpointing and self.disable_gradient_checkpointing:
-            raise ValueError(
-                "gradient_checkpointing and disable_gradient_checkpointing contradict each other"
-            )
+            raise ValueError("gradient_checkpointing and disable_gradient_checkpointing contradict each other")
         return self
 
 
@@ -196,7 +250,7 @@ class OutputOptions(Options):
 
     output_dir: str | None = option(None, "run directory; runs/<date>-<dataset>-<method> by default")
     overwrite_output_dir: bool = option(False, "start again in a directory that holds another run")
-    resume_from_checkpoint: str | bool | None = option(
+    resume_from_checkpoint: Annotated[str | bool | None, BeforeValidator(_text_or_bool)] = option(
         None, "checkpoint to continue; found by itself by default"
     )
     save_strategy: Schedule = option("steps", "when checkpoints are written")
@@ -204,6 +258,9 @@ class OutputOptions(Options):
     save_total_limit: Count | None = option(None, "how many checkpoints are kept")
     save_only_model: bool = option(False, "checkpoints without optimizer state (they cannot be resumed)")
     plot_loss: bool = option(False, "draw training_loss.png")
+    file_style: FileStyle = option(
+        "danlu", "whose file formats to write: danlu, et (ChatGLM-Efficient-Tuning), llamafactory"
+    )
 
 
 class LogOptions(Options):
@@ -212,18 +269,16 @@ class LogOptions(Options):
     logging_strategy: Schedule = option("steps", "when the loss is logged")
     logging_steps: float = option(10, "every so many steps; below 1 a share of all steps", gt=0)
     logging_first_step: bool = option(False, "log the first step as well")
-    report_to: Words = option((), "tensorboard, wandb, swanlab, mlflow, trackio; none by default")
+    report_to: Annotated[Words, BeforeValidator(_trackers)] = option(
+        (), "tensorboard, wandb, swanlab, mlflow, trackio; none by default"
+    )
     run_name: str | None = option(None, "name of the run in trackers")
     eval_strategy: Schedule = option("no", "when the evaluation rows are measured")
-    eval_steps: float | None = option(
-        None, "every so many steps; below 1 a share; logging_steps by default", gt=0
-    )
+    eval_steps: float | None = option(None, "every so many steps; below 1 a share; logging_steps by default", gt=0)
     per_device_eval_batch_size: Count = option(8, "rows in one forward pass while evaluating")
     load_best_model_at_end: bool = option(False, "finish with the best checkpoint instead of the last")
     metric_for_best_model: str | None = option(None, "what decides which is best: loss, bleu-4, rouge-l, …")
-    greater_is_better: bool | None = option(
-        None, "whether a larger value of it is better; known for our metrics"
-    )
+    greater_is_better: bool | None = option(None, "whether a larger value of it is better; known for our metrics")
     early_stopping_steps: Count | None = option(None, "stop after so many evaluations without a better value")
 
 
@@ -256,6 +311,4 @@ class TrainConfig(Options):
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()
     generate: GenerateOptions = GenerateOptions()
-    trainer: dict[str, Any] = Field(
-        {}, description="further arguments of transformers' TrainingArguments, by name"
-    )
+    trainer: dict[str, Any] = Field({}, description="further arguments of transformers' TrainingArguments, by name")

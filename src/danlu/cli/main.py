@@ -1,0 +1,145 @@
+"""The command line: thin verbs over the functions of :mod:`danlu.verbs`, and errors in one paragraph."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from danlu import __version__
+from danlu.cli.data import app as data_app
+from danlu.core.errors import DanluError
+
+WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""For verbs whose options are the keys of a configuration."""
+
+app = typer.Typer(
+    name="danlu",
+    help="danlu 丹炉: label, tune, evaluate, judge, export and serve open language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+
+Run = Annotated[str | None, typer.Option("--run", help="run directory, or one of its checkpoints")]
+Model = Annotated[str | None, typer.Option("--model", help="without a run: folder, hub id, GGUF file or known name")]
+Adapters = Annotated[list[str] | None, typer.Option("--adapter", help="adapter on --model; may be repeated")]
+
+
+@app.command(context_settings=WORDS)
+def train(context: typer.Context) -> None:
+    """Train: CONFIG.yaml [key=value …], key=value words alone, or the flags of ChatGLM-Efficient-Tuning.
+
+    --dry-run resolves everything, prints it, and stops. A run that was stopped goes on when the same command
+    is started again.
+    """
+    from danlu.cli.compat import render_resolved, resolve_train
+    from danlu.core.console import note, out
+
+    resolved = resolve_train(context.args)
+    if resolved.dry_run:
+        out.print(render_resolved(resolved), markup=False, soft_wrap=True)
+        return
+    for remark in resolved.notes:
+        note(remark)
+    from danlu.verbs.train import train as run_training
+
+    folder = run_training(resolved.config, command=["danlu", "train", *resolved.argv])
+    out.print(str(folder), markup=False, soft_wrap=True)
+
+
+@app.command("eval", context_settings=WORDS)
+def evaluate(context: typer.Context, run: Run = None, model: Model = None, adapter: Adapters = None) -> None:
+    """Measure a run or a model on rows with known answers: dataset=… [max_samples=50 metric_set=standard …]."""
+    from danlu.verbs.evaluate import evaluate as measure
+
+    measure(run, model=model, adapter=adapter or (), **_keys(context.args))
+
+
+@app.command(context_settings=WORDS)
+def predict(context: typer.Context, run: Run = None, model: Model = None, adapter: Adapters = None) -> None:
+    """Write an answer for every row to generated_predictions.jsonl: dataset=… [output_dir=… max_new_tokens=…]."""
+    from danlu.core.console import out
+    from danlu.verbs.evaluate import predict as write
+
+    file = write(run, model=model, adapter=adapter or (), **_keys(context.args))
+    out.print(str(file), markup=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option("--output", help="folder for everything the demo writes")] = "runs/demo",
+) -> None:
+    """See the whole loop on a real model: measure, tune, measure again, report, export, ask."""
+    from danlu.verbs.demo import demo as show
+
+    show(output)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
+    """Say what this machine can run: Python, packages, memory, GPU, cache."""
+    from danlu.cli.doctor import report
+
+    report(as_json=as_json)
+
+
+@app.command()
+def plugins(as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
+    """List methods, metrics and formats, and which package each comes from."""
+    from danlu.cli.doctor import list_plugins
+
+    list_plugins(as_json=as_json)
+
+
+def _keys(words: list[str]) -> dict[str, Any]:
+    """``key=value`` words, or the same as ``--key value`` and ``--key=value``."""
+    from danlu.core.config import parse_overrides
+
+    joined: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and "=" not in word:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+            word = f"{word}={value}"
+        joined.append(word.removeprefix("--").replace("-", "_", 0))
+    return parse_overrides(joined)
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+) -> None:
+    if version:
+        from danlu.core.console import out
+
+        out.print(f"danlu {__version__}")
+        raise typer.Exit
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 failed, 2 wrong usage. ``--debug`` anywhere shows tracebacks."""
+    arguments = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    if not debug:
+        warnings.simplefilter("ignore")
+    try:
+        app(arguments, prog_name="danlu")
+    except DanluError as error:
+        if debug:
+            raise
+        from danlu.core.console import err
+
+        err.print(f"error: {error}", style="bad", markup=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None

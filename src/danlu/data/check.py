@@ -1,0 +1,182 @@
+"""Every row of a dataset looked at: what cannot be used and why, and what is unusual."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import Any, TextIO
+
+from danlu.core.errors import DataError
+from danlu.core.files import replacing
+from danlu.data.catalog import DatasetDir, Source, resolve
+from danlu.data.formats import read_row
+from danlu.data.loading import HEAD, checksum_warnings, column_warnings, shape_of, unnamed_columns
+from danlu.data.rows import WHOLE_FILE, BadRow, RawRow
+from danlu.data.schema import (
+    Conversation,
+    Document,
+    Example,
+    Origin,
+    Preference,
+    Row,
+    UnpairedPreference,
+    row_key,
+)
+from danlu.data.sources import iter_raw
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check found.
+
+    Attributes:
+        name: the dataset as the user wrote it.
+        files: path, format and number of rows of each file.
+        good: usable rows.
+        bad: the others, in order.
+        kinds: usable rows by kind: Example, Preference, UnpairedPreference, Document.
+        notes: usable but unusual rows: what, and how many.
+        warnings: about the dataset as a whole.
+    """
+
+    name: str
+    files: tuple[tuple[str, str, int], ...]
+    good: int
+    bad: tuple[BadRow, ...]
+    kinds: dict[str, int]
+    notes: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.bad: list[BadRow] = []
+        self.kinds: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        self.seen: set[int] = set()
+        self.ignored: set[str] = set()
+
+    def good(self, row: Row) -> None:
+        self.kinds[type(row).__name__] += 1
+        self.notes.update(unusual(row))
+        key = row_key(row)
+        if key in self.seen:
+            self.notes["the same row again"] += 1
+        self.seen.add(key)
+
+
+def check(name: str, *, dataset_dir: DatasetDir = "data", write_good: Path | None = None) -> CheckReport:
+    """Look at every row of a dataset.
+
+    Args:
+        name: name, file, folder, pattern or hub id.
+        dataset_dir: folder with dataset_info.json.
+        write_good: JSON-lines file for the usable rows, as they are.
+
+    Raises:
+        DataError: for an unknown name. A file that cannot be read at all is one bad row.
+    """
+    source = resolve(name, dataset_dir)
+    paths = source.files()
+    if write_good is not None and write_good.resolve() in [path.resolve() for path in paths]:
+        raise DataError("good rows would overwrite the dataset", where=str(write_good))
+    tally = _Tally()
+    files: list[tuple[str, str, int]] = []
+    with _lines(write_good) as stream:
+        for path in paths:
+            try:
+                files.append(_check_file(path, source, tally, stream))
+            except DataError as error:
+                hint = f". {error.hint.rstrip('.')}" if error.hint else ""
+                tally.bad.append(BadRow(Origin(str(path), 0, 0), WHOLE_FILE, error.what + hint))
+                files.append((str(path), "-", 0))
+    return CheckReport(
+        name=name,
+        files=tuple(files),
+        good=sum(tally.kinds.values()),
+        bad=tuple(tally.bad),
+        kinds=dict(tally.kinds),
+        notes=dict(tally.notes),
+        warnings=(
+            *source.warnings,
+            *checksum_warnings(source, paths),
+            *column_warnings(source, tally.ignored),
+        ),
+    )
+
+
+@contextmanager
+def _lines(path: Path | None) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+        return
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        yield stream
+
+
+def _check_file(path: Path, source: Source, tally: _Tally, stream: TextIO | None) -> tuple[str, str, int]:
+    raw = iter_raw(path)
+    head = list(islice(raw, HEAD))
+    shape = shape_of(head, source, path, "\n")
+    if source.described:
+        tally.ignored |= unnamed_columns(head, shape)
+    count = 0
+    for item in chain(head, raw):
+        count += 1
+        row = read_row(item.value, shape, item.origin) if isinstance(item, RawRow) else item
+        if isinstance(row, BadRow):
+            tally.bad.append(row)
+            continue
+        tally.good(row)
+        if stream is not None and isinstance(item, RawRow):
+            stream.write(_line(item.value))
+    return str(path), shape.format, count
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str) + "\n"
+
+
+def unusual(row: Row) -> list[str]:
+    """What is odd about a usable row: things that some templates refuse or that teach little."""
+    match row:
+        case Example(conversation) | UnpairedPreference(conversation):
+            return _unusual_turns(conversation)
+        case Preference(prompt, chosen, rejected):
+            same = ["chosen and rejected are the same"] if chosen == rejected else []
+            return same + _unusual_turns(prompt)
+        case Document():
+            return []
+
+
+def _unusual_turns(conversation: Conversation) -> list[str]:
+    found = []
+    roles = [message.role for message in conversation.messages]
+    spoken = [role for role in roles if role != "system"]
+    if spoken and spoken[0] == "assistant":
+        found.append("the assistant speaks first")
+    pairs = list(pairwise(spoken))
+    if ("user", "user") in pairs:
+        found.append("two user turns in a row")
+    if ("assistant", "assistant") in pairs:
+        found.append("two assistant turns in a row")
+    if "system" in roles[1:]:
+        found.append("a system prompt after the first turn")
+    if _answers_nothing(conversation):
+        found.append("a tool result without a call before it")
+    return found
+
+
+def _answers_nothing(conversation: Conversation) -> bool:
+    called = False
+    for message in conversation.messages:
+        if message.role == "tool" and not called:
+            return True
+        if message.role != "tool":
+            called = bool(message.tool_calls)
+    return False

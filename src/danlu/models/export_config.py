@@ -1,0 +1,55 @@
+"""What `danlu export` can be told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from danlu.core.config import Options, Words
+from danlu.core.errors import UsageError
+
+
+def _gigabytes(value: Any) -> Any:
+    """``"5GB"``, ``"500MB"`` or a number of gigabytes."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().upper()
+    if text.endswith("MB"):
+        return float(text[:-2]) / 1000
+    return text.removesuffix("GB")
+
+
+class ExportConfig(Options):
+    """Which model to write, where, and in which form."""
+
+    run: str | None = Field(None, description="run directory, or one of its checkpoints; says all the rest")
+    model_name_or_path: str | None = Field(None, description="without a run: the base model")
+    adapter_name_or_path: Words = Field((), description="without a run: adapters to merge, in order")
+    output_dir: str | None = Field(None, description="folder to write")
+    max_shard_size: Annotated[float, BeforeValidator(_gigabytes)] = Field(
+        5.0, gt=0, description="largest weight file, in GB (10^9 bytes)"
+    )
+    legacy_bin: bool = Field(False, description="pytorch_model.bin files instead of safetensors")
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the weights are merged")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="precision to write; auto: as the base model"
+    )
+    template: str | None = Field(None, description="named template to write into the tokenizer")
+
+
+def check_export(config: ExportConfig) -> None:
+    """Refuse an export that says too little or too much.
+
+    Raises:
+        UsageError: with the option that is missing or in the way.
+    """
+    if config.run and (config.model_name_or_path or config.adapter_name_or_path):
+        raise UsageError(
+            "run and model_name_or_path exclude each other",
+            hint="A run knows its base model and adapter: leave the others out.",
+        )
+    if not config.run and not config.model_name_or_path:
+        raise UsageError("there is nothing to export", hint="danlu export --run DIR --output_dir FOLDER")
+    if not config.output_dir:
+        raise UsageError("no folder to write is named", hint="Set output_dir (export_dir in LLaMA-Factory).")

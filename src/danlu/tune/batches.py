@@ -1,0 +1,108 @@
+"""Batches: which sequences go together, in an order that depends only on the seed and the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from danlu.data.tokens import TokenStore
+
+Batch = dict[str, Tensor]
+
+
+class Sequences(Dataset[int]):
+    """The numbers of the sequences to train or evaluate on; the tokens stay on disk until a batch needs them."""
+
+    def __init__(self, store: TokenStore, members: NDArray[np.int64]) -> None:
+        self.store, self.members = store, members
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> int:
+        return int(self.members[index])
+
+
+class ShuffledBatches:
+    """Batches of positions in a dataset, shuffled anew in each epoch.
+
+    Args:
+        size: number of sequences.
+        batch_size: sequences in a batch; the last one may be smaller.
+        seed: with the epoch, decides the order.
+        groups: sequences that are packed together and counted as one, or None.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, groups: Sequence[Sequence[int]] | None = None) -> None:
+        self.units: Sequence[Sequence[int]] = groups if groups is not None else [(place,) for place in range(size)]
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.drop_last = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.units) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.units))
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            yield [place for unit in chosen for place in self.units[unit]]
+
+
+def pack_groups(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
+    """Put sequences into groups of at most ``capacity`` tokens: best fit, longest first.
+
+    Returns:
+        Groups of positions in ``lengths``.
+    """
+    room: list[int] = []
+    groups: list[list[int]] = []
+    by_room: dict[int, list[int]] = {}
+    for place in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[place])
+        fitting = min((left for left in by_room if left >= length and by_room[left]), default=None)
+        if fitting is None:
+            groups.append([int(place)])
+            room.append(capacity - length)
+            by_room.setdefault(room[-1], []).append(len(groups) - 1)
+            continue
+        group = by_room[fitting].pop()
+        if not by_room[fitting]:
+            del by_room[fitting]
+        groups[group].append(int(place))
+        room[group] -= length
+        by_room.setdefault(room[group], []).append(group)
+    return groups
+
+
+def collate(store: TokenStore, members: Sequence[int]) -> Batch:
+    """Lay sequences side by side.
+
+    Returns:
+        ``input_ids`` (1, T); ``position_ids`` (1, T) counting from 0 in each sequence; ``bounds`` (n + 1);
+        ``at`` (m): places whose next token is trained; ``targets`` (m): those tokens; ``members`` (n).
+    """
+    parts = [store[member] for member in members]
+    lengths = [len(ids) for ids, _ in parts]
+    ids = np.concatenate([ids for ids, _ in parts]).astype(np.int64)
+    trained = np.concatenate([mask for _, mask in parts])
+    bounds = np.concatenate(([0], np.cumsum(lengths)))
+    trained[bounds[:-1]] = False
+    targets_at = np.flatnonzero(trained)
+    positions = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths)
+    return {
+        "input_ids": torch.from_numpy(ids).unsqueeze(0),
+        "position_ids": torch.from_numpy(positions).unsqueeze(0),
+        "bounds": torch.from_numpy(bounds),
+        "at": torch.from_numpy(targets_at - 1),
+        "targets": torch.from_numpy(ids[targets_at]),
+        "members": torch.tensor(members),
+    }

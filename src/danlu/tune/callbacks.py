@@ -1,0 +1,153 @@
+"""What a training tells while it runs: the terminal, the log files, and when it must stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback
+
+from danlu.core.console import ProgressLine, note
+from danlu.core.errors import RunError
+from danlu.core.events import EventLog
+from danlu.tune.artefacts import append_log, log_values
+from danlu.tune.config import FileStyle
+
+
+class Recorder(TrainerCallback):
+    """Writes every log event to trainer_log.jsonl and events.jsonl, and moves the progress bar.
+
+    Args:
+        folder: the run directory.
+        style: whose keys trainer_log.jsonl has.
+        tokens_per_step: tokens of one optimizer step on average, for the speed shown.
+    """
+
+    def __init__(self, folder: Path, style: FileStyle, tokens_per_step: float) -> None:
+        self.folder, self.style, self.tokens_per_step = folder, style, tokens_per_step
+        self.events = EventLog(folder / "events.jsonl")
+        self.line: ProgressLine | None = None
+        self.loss = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the bar where the run stands, and drop log lines of steps that will be made again."""
+        self.started, self.first_step = time.monotonic(), state.global_step
+        _keep_until(self.folder / "trainer_log.jsonl", state.global_step, "current_steps")
+        if state.is_world_process_zero:
+            self.line = ProgressLine("training", state.max_steps)
+            self.line.done = state.global_step
+            self.line.__enter__()
+        self.events.write("train_begin", step=state.global_step, steps=state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One step further."""
+        if self.line:
+            seconds = max(time.monotonic() - self.started, 1e-9)
+            speed = (state.global_step - self.first_step) * self.tokens_per_step / seconds
+            self.line.advance(state.global_step - self.line.done, f"{self.loss}{speed:.0f} tokens/s")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Write one event."""
+        if not state.is_world_process_zero or not logs:
+            return
+        if "loss" in logs:
+            self.loss = f"loss {logs['loss']:.4f}  "
+        made = state.global_step - getattr(self, "first_step", 0)
+        elapsed = time.monotonic() - getattr(self, "started", time.monotonic())
+        named = {"epoch": round(state.epoch or 0.0, 4), **logs}
+        values = log_values(named, step=state.global_step, total_steps=state.max_steps, elapsed=elapsed, done=made)
+        append_log(self.folder, values, self.style)
+        self.events.write("log", step=state.global_step, **{key: _plain(value) for key, value in logs.items()})
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note the checkpoint."""
+        self.events.write("checkpoint", step=state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        self.close()
+        self.events.write("train_end", step=state.global_step)
+
+    def close(self) -> None:
+        """Take the bar off the terminal, also after an error."""
+        if self.line:
+            self.line.__exit__()
+            self.line = None
+
+
+class StopOnRequest(TrainerCallback):
+    """Ctrl-C once: finish the step, save, and say how to go on. Twice: stop at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Listen for SIGINT and SIGTERM."""
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        note("stopping after this step and saving; press Ctrl-C again to stop without saving")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save and stop if that was asked."""
+        if self.asked and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop listening."""
+        self.release()
+
+    def release(self) -> None:
+        """Give the signals back, also after an error."""
+        for number, handler in getattr(self, "before", {}).items():
+            signal.signal(number, handler)
+        self.before = {}
+
+
+class StopOnNonsense(TrainerCallback):
+    """A loss that is not a number ends the run: what follows would be lost work."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Check every logged loss.
+
+        Raises:
+            RunError: naming the step and the last good checkpoint.
+        """
+        loss = (logs or {}).get("loss")
+        if loss is None or math.isfinite(loss):
+            return
+        saved = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        last = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
+        raise RunError(
+            f"the loss became {loss} at step {state.global_step}",
+            where=args.output_dir,
+            hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last}",
+        )
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if hasattr(value, "__float__") and not isinstance(value, (int, bool)) else value
+
+
+def _keep_until(path: Path, step: int, key: str) -> None:
+    """Cut a log back to the step a run is resumed from; a new run begins with an empty one."""
+    import json
+
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if step and json.loads(line).get(key, 0) <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    path.write_text("".join(kept), encoding="utf-8")

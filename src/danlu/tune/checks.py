@@ -1,0 +1,74 @@
+"""Options that contradict each other, found before anything is loaded."""
+
+from __future__ import annotations
+
+from danlu.core.errors import UsageError
+from danlu.tune.config import TrainConfig
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse a configuration that cannot be run.
+
+    Raises:
+        UsageError: naming the options and the change that would do.
+    """
+    task = config.task
+    if not (task.do_train or task.do_eval or task.do_predict):
+        raise UsageError("there is nothing to do", hint="Set do_train, do_eval or do_predict.")
+    if task.do_train and not config.data.dataset:
+        raise UsageError("no dataset is named", hint="Set dataset; `danlu data list` shows known names.")
+    _check_evaluation(config)
+    _check_encoding(config)
+    _check_adapters(config)
+
+
+def _check_evaluation(config: TrainConfig) -> None:
+    rows = bool(config.data.eval_dataset) or config.data.val_size > 1e-6
+    if not rows:
+        asked = [name for name in ("do_eval", "do_predict") if getattr(config.task, name)]
+        asked += ["eval_strategy"] if config.task.do_train and config.log.eval_strategy != "no" else []
+        if asked:
+            raise UsageError(
+                "Please make sure eval_dataset be provided or val_size >1e-6",
+                where=", ".join(asked),
+                hint="To measure on the training rows themselves, name them in eval_dataset too.",
+            )
+    log = config.log
+    if config.task.do_train and log.eval_strategy == "no":
+        if log.load_best_model_at_end:
+            raise UsageError("load_best_model_at_end needs eval_strategy", hint="Set it to steps or epoch.")
+        if log.early_stopping_steps:
+            raise UsageError("early_stopping_steps needs eval_strategy", hint="Set it to steps or epoch.")
+    if log.load_best_model_at_end and config.output.save_strategy != log.eval_strategy:
+        raise UsageError(
+            "load_best_model_at_end needs a checkpoint at each evaluation",
+            where=f"save_strategy {config.output.save_strategy}, eval_strategy {log.eval_strategy}",
+            hint="Give both the same value.",
+        )
+
+
+def _check_encoding(config: TrainConfig) -> None:
+    if config.encode.train_on_prompt and config.encode.mask_history:
+        raise UsageError("train_on_prompt and mask_history contradict each other", hint="Keep one of them.")
+    weights, datasets = config.data.interleave_probs, config.data.dataset
+    if weights and len(weights) != len(datasets):
+        raise UsageError(
+            f"interleave_probs has {len(weights)} weights for {len(datasets)} datasets",
+            hint="Give one weight to each dataset.",
+        )
+
+
+def _check_adapters(config: TrainConfig) -> None:
+    adapters, method = config.model.adapter_name_or_path, config.method.finetuning_type
+    if len(adapters) > 1 and method != "lora":
+        raise UsageError(
+            f"{len(adapters)} adapters are given and finetuning_type is {method}",
+            where="adapter_name_or_path",
+            hint="Only LoRA adapters can be joined; give one.",
+        )
+    if adapters and method in ("full", "freeze"):
+        raise UsageError(
+            f"finetuning_type {method} has no adapters",
+            where="adapter_name_or_path",
+            hint="Name the earlier run in model_name_or_path.",
+        )

@@ -1,0 +1,70 @@
+"""The loss of next-token prediction, with the output head run only where something is learnt, in chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 1024
+"""Positions whose logits exist at one time: CHUNK × vocabulary numbers."""
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Sum of -log p(target) over rows, with its gradients computed in the forward pass.
+
+    For a row with hidden state h (d), weight W (V, d), logits z = h Wᵀ and target t: loss = logsumexp(z) - z_t,
+    ∂loss/∂z = softmax(z) - onehot(t), ∂loss/∂h = ∂z W, ∂loss/∂W = ∂zᵀ h.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias and bias is not None else None
+        work = weight.to(hidden.dtype)
+        for start in range(0, len(hidden), CHUNK):
+            rows, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK].unsqueeze(1)
+            logits = torch.nn.functional.linear(rows, work, None if bias is None else bias.to(rows.dtype)).float()
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            total += (normaliser - logits.gather(1, wanted)).sum()
+            if not (needs_hidden or needs_weight or needs_bias):
+                continue
+            slope = logits.sub_(normaliser).exp_().scatter_add_(1, wanted, -torch.ones_like(normaliser))
+            if d_bias is not None:
+                d_bias += slope.sum(0)
+            slope = slope.to(rows.dtype)
+            if d_hidden is not None:
+                torch.mm(slope, work, out=d_hidden[start : start + CHUNK])
+            if d_weight is not None:
+                d_weight += slope.t() @ rows
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        d_hidden, d_weight, d_bias = ctx.saved_tensors
+        (slope,) = slopes
+        return (
+            None if d_hidden is None else d_hidden * slope.to(d_hidden.dtype),
+            None if d_weight is None else (d_weight * slope).to(ctx.dtypes[0]),
+            None if d_bias is None else (d_bias * slope).to(ctx.dtypes[1]),
+            None,
+        )
+
+
+def summed_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Σ -log softmax(hidden Wᵀ + b)[target], a float32 scalar.
+
+    Args:
+        hidden: (n, d), the states before the tokens to predict.
+        weight: (V, d); trained or not.
+        bias: (V) or None.
+        targets: (n) token ids.
+    """
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets)
+    return loss

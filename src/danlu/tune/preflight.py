@@ -1,0 +1,302 @@
+"""Before any weight is loaded: how many rows, tokens and steps, how much is trained, and whether memory suffices.
+
+The memory estimate is arithmetic, not a promise: weights, gradients and optimizer state are exact; activations are
+counted for a decoder of the usual shape, from what its layers keep for the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import UsageError
+from danlu.tune.config import TrainConfig
+from danlu.tune.head import CHUNK
+
+GIB = 2**30
+SAFETY = 0.9
+"""Share of the free memory that the estimate may fill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the memory of a decoder depends on, read from its configuration."""
+
+    parameters: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    key_value_width: int
+    vocabulary: int
+    linear: dict[str, tuple[int, int, int]]
+    """Linear layer name → (in, out, how many)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one forward and backward pass must hold.
+
+    Attributes:
+        tokens: of one packed batch.
+        longest: of one sequence in it.
+        checkpointing: whether activations are recomputed.
+        activation_bytes: of one number.
+        explicit_attention: whether attention weights are kept (on a CPU).
+    """
+
+    tokens: int
+    longest: int
+    checkpointing: bool
+    activation_bytes: int
+    explicit_attention: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        sequences: to train on.
+        tokens: of them; ``supervised`` are trained.
+        longest: longest sequence in tokens.
+        steps: optimizer steps.
+        batch: sequences in one optimizer step, over all processes.
+        parameters: of the model; ``trainable`` are trained.
+        memory: estimated bytes needed; ``free`` are there.
+        checkpointing: whether activations are recomputed.
+    """
+
+    sequences: int
+    tokens: int
+    supervised: int
+    longest: int
+    steps: int
+    batch: int
+    parameters: int
+    trainable: int
+    memory: int
+    free: int
+    checkpointing: bool
+
+
+def read_shape(model_config: Any) -> Shape:
+    """Count a model's parameters from its configuration, without weights (on PyTorch's meta device)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config)
+    head = model.get_output_embeddings()
+    linear: dict[str, tuple[int, int, int]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            short = name.rsplit(".", 1)[-1]
+            linear[short] = (module.in_features, module.out_features, linear.get(short, (0, 0, 0))[2] + 1)
+    heads = model_config.num_attention_heads
+    width = getattr(model_config, "head_dim", None) or model_config.hidden_size // heads
+    return Shape(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        hidden=model_config.hidden_size,
+        intermediate=getattr(model_config, "intermediate_size", None) or 4 * model_config.hidden_size,
+        layers=model_config.num_hidden_layers,
+        heads=heads,
+        key_value_width=(getattr(model_config, "num_key_value_heads", None) or heads) * width,
+        vocabulary=model_config.vocab_size,
+        linear=linear,
+    )
+
+
+def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
+    """How many numbers the method trains."""
+    method, lora = config.method, config.lora
+    match method.finetuning_type:
+        case "full":
+            return shape.parameters
+        case "freeze":
+            one = sum(rows * columns * count for rows, columns, count in shape.linear.values()) // shape.layers
+            return min(abs(method.freeze_trainable_layers), shape.layers) * one
+        case "p_tuning_v2":
+            table = shape.layers * 2 * shape.key_value_width
+            if not method.prefix_projection:
+                return method.pre_seq_len * table
+            return method.pre_seq_len * shape.hidden + shape.hidden * (shape.hidden + 1) + (shape.hidden + 1) * table
+    chosen = (
+        shape.linear if "all" in lora.lora_target else {k: v for k, v in shape.linear.items() if k in lora.lora_target}
+    )
+    return sum(lora.lora_rank * (rows + columns) * count for rows, columns, count in chosen.values())
+
+
+def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load) -> int:
+    """Bytes of weights, gradients, optimizer state and activations.
+
+    Per layer and token a decoder keeps about 8 d + 4 f numbers (d hidden, f intermediate) for the backward pass; with
+    recomputation only its input, d, and one layer's worth at a time. AdamW keeps two float32 numbers a weight.
+    """
+    half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
+    frozen_bytes = 2 if half or config.model.dtype in ("bfloat16", "float16") else 4
+    master_bytes = 2 if config.compute.pure_bf16 else 4
+    frozen = shape.parameters - trainable if config.method.finetuning_type in ("full", "freeze") else shape.parameters
+    weights = frozen * frozen_bytes + trainable * master_bytes
+    if half and config.method.finetuning_type == "full" and not config.compute.pure_bf16:
+        weights += trainable * 2  # autocast keeps a copy in half precision during a pass
+    state = trainable * (master_bytes + 2 * master_bytes)
+    per_layer = load.tokens * (8 * shape.hidden + 4 * shape.intermediate) * load.activation_bytes
+    if load.explicit_attention:
+        per_layer += load.tokens * load.longest * shape.heads * load.activation_bytes
+    deep = _layers_with_gradient(shape, config)
+    if load.checkpointing:
+        activations = deep * load.tokens * shape.hidden * load.activation_bytes + per_layer
+    else:
+        activations = deep * per_layer
+    logits = min(CHUNK, load.tokens) * shape.vocabulary * 10
+    return int(weights + state + activations + logits)
+
+
+def _layers_with_gradient(shape: Shape, config: TrainConfig) -> int:
+    count = config.method.freeze_trainable_layers
+    if config.method.finetuning_type == "freeze" and 0 < count <= shape.layers:
+        return count
+    return shape.layers
+
+
+def free_memory() -> int:
+    """Bytes that a run may use: of the first GPU if there is one, of the machine otherwise."""
+    import torch
+
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return int(free)
+    for line in _read_meminfo():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    import os
+
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _read_meminfo() -> list[str]:
+    path = Path("/proc/meminfo")
+    return path.read_text(encoding="ascii").splitlines() if path.exists() else []
+
+
+def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:
+    """Optimizer steps of the whole run, counted as transformers' Trainer counts them.
+
+    Args:
+        config: the run's options.
+        units: sequences (or packs of sequences) in one epoch.
+        processes: that share the batches.
+    """
+    options = config.optimizer
+    if options.max_steps > 0:
+        return options.max_steps
+    batches = math.ceil(math.ceil(units / options.per_device_train_batch_size) / processes)
+    per_epoch = max(math.ceil(batches / options.gradient_accumulation_steps), 1)
+    return math.ceil(options.num_train_epochs * per_epoch)
+
+
+def make_plan(config: TrainConfig, shape: Shape, report: dict[str, Any], units: int, longest: int) -> Plan:
+    """Decide about recomputation and refuse what cannot work.
+
+    Args:
+        config: the run's options.
+        shape: of the model.
+        report: counts of the encoded rows that are trained on (sequences, tokens, supervised).
+        units: sequences, or packs of them, in one epoch.
+        longest: tokens of the longest sequence.
+
+    Raises:
+        UsageError: when the estimate exceeds the free memory; with the cheapest change that would fit.
+    """
+    import torch
+
+    trainable = trainable_parameters(shape, config)
+    free = free_memory()
+    wanted = config.compute.gradient_checkpointing
+    prefix_blocks = config.compute.disable_gradient_checkpointing
+    choices = [wanted] if wanted is not None else [False] if prefix_blocks else [False, True]
+    processes = (
+        int(getattr(torch.distributed, "get_world_size", lambda: 1)()) if torch.distributed.is_initialized() else 1
+    )
+    needed, checkpointing = 0, False
+    for checkpointing in choices:
+        needed = memory_needed(shape, trainable, config, _load(config, longest, checkpointing))
+        if needed <= SAFETY * free:
+            break
+    else:
+        raise UsageError(
+            f"this run needs about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free",
+            hint=cheapest_fit(config, shape, longest, free),
+        )
+    options = config.optimizer
+    return Plan(
+        sequences=report["sequences"],
+        tokens=report["tokens"],
+        supervised=report["supervised"],
+        longest=longest,
+        steps=total_steps(config, units, processes),
+        batch=options.per_device_train_batch_size * options.gradient_accumulation_steps * processes,
+        parameters=shape.parameters,
+        trainable=trainable,
+        memory=needed,
+        free=free,
+        checkpointing=checkpointing,
+    )
+
+
+def _load(config: TrainConfig, longest: int, checkpointing: bool) -> Load:
+    import torch
+
+    half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
+    length = config.encode.cutoff_len if config.encode.packing else longest
+    return Load(
+        tokens=length * config.optimizer.per_device_train_batch_size,
+        longest=longest,
+        checkpointing=checkpointing,
+        activation_bytes=2 if half else 4,
+        explicit_attention=not torch.cuda.is_available(),
+    )
+
+
+def cheapest_fit(config: TrainConfig, shape: Shape, longest: int, free: int) -> str:
+    """The first of a list of changes, mildest first, with which the estimate fits."""
+    for change, changed, length, checkpointing in _changes(config, longest):
+        trainable = trainable_parameters(shape, changed)
+        if memory_needed(shape, trainable, changed, _load(changed, length, checkpointing)) <= SAFETY * free:
+            return f"It would fit with {change}."
+    return "Even small batches of short sequences would not fit; choose a smaller model."
+
+
+def _changes(config: TrainConfig, longest: int) -> Iterator[tuple[str, TrainConfig, int, bool]]:
+    recompute = not config.compute.disable_gradient_checkpointing
+    batch = config.optimizer.per_device_train_batch_size
+    smaller = config
+    while batch > 1:
+        batch //= 2
+        accumulation = config.optimizer.gradient_accumulation_steps * (
+            config.optimizer.per_device_train_batch_size // batch
+        )
+        smaller = _changed(
+            smaller, "optimizer", per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
+        )
+        words = f"per_device_train_batch_size={batch} gradient_accumulation_steps={accumulation} (the same update)"
+        yield words, smaller, longest, recompute
+    if not config.compute.bf16 and not config.compute.fp16:
+        half = _changed(smaller, "compute", bf16=True)
+        yield f"per_device_train_batch_size={batch} bf16=true", half, longest, recompute
+        smaller = half
+    if config.method.finetuning_type == "full":
+        lora = _changed(smaller, "method", finetuning_type="lora")
+        yield f"finetuning_type=lora per_device_train_batch_size={batch} bf16=true", lora, longest, recompute
+        smaller = lora
+    for length in (1024, 512, 256):
+        if length < longest:
+            yield f"cutoff_len={length} per_device_train_batch_size={batch} bf16=true", smaller, length, recompute
+
+
+def _changed(config: TrainConfig, group: str, **values: Any) -> TrainConfig:
+    return config.model_copy(update={group: getattr(config, group).model_copy(update=values)})

@@ -1,0 +1,264 @@
+"""One training from loaded rows to a finished run directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from danlu.core.console import note
+from danlu.core.errors import DataError, RunError
+from danlu.core.manifest import installed_versions
+from danlu.core.run import RunDirectory
+from danlu.data.tokens import TokenStore
+from danlu.models.loading import check_architecture, load_model, pick_device
+from danlu.models.memory import keep_freed_memory
+from danlu.models.quiet import quiet
+from danlu.tune.arguments import training_arguments
+from danlu.tune.artefacts import (
+    metrics_text,
+    write_finetuning_args,
+    write_model_card,
+    write_results,
+    write_training_args,
+)
+from danlu.tune.batches import Sequences, pack_groups
+from danlu.tune.boundary import BoundaryCache, splits_exactly
+from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest
+from danlu.tune.config import TrainConfig
+from danlu.tune.learner import Learner, examine
+from danlu.tune.methods import METHODS, Tuned
+from danlu.tune.plots import plot_curves
+from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
+from danlu.tune.trainer import DanluTrainer, Measure
+from danlu.tune.weights import frozen_dtype
+
+
+class Session:
+    """Trains one model.
+
+    Args:
+        config: the run's options.
+        run: its directory, with manifest and row keys in place.
+        folder: the base model's folder.
+        tokenizer: of the model.
+        store: the tokenised rows to train on.
+
+    Attributes:
+        evaluation: named rows to measure on the way; "" reports plain ``eval_loss``.
+        measure: generation metrics at each evaluation, or None.
+    """
+
+    def __init__(self, config: TrainConfig, run: RunDirectory, folder: Path, tokenizer: Any, store: TokenStore) -> None:
+        self.config, self.run_directory, self.folder = _for_this_machine(config), run, folder
+        self.tokenizer, self.store = tokenizer, store
+        self.evaluation: Mapping[str, TokenStore] = {}
+        self.measure: Measure | None = None
+
+    def plan(self, members: NDArray[np.int64]) -> Plan:
+        """Count steps and memory; say them; refuse what cannot work. No weights are loaded.
+
+        Raises:
+            UsageError: when memory does not suffice.
+        """
+        from transformers import AutoConfig
+
+        check_architecture(self.folder)
+        lengths = self.store.lengths[members]
+        units = len(members)
+        if self.config.encode.packing:
+            units = len(pack_groups(lengths, self.config.encode.cutoff_len))
+        model_config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        plan = make_plan(self.config, read_shape(model_config), self.store.report, units, int(lengths.max()))
+        share = 100 * plan.trainable / plan.parameters
+        note(
+            f"plan: {plan.steps} steps of {plan.batch} sequences, {plan.trainable:,} of {plan.parameters:,} weights "
+            f"trained ({share:.2f} %), about {plan.memory / GIB:.1f} of {plan.free / GIB:.1f} GiB free memory"
+            + (", activations recomputed" if plan.checkpointing else "")
+        )
+        return plan
+
+    def run(self, checkpoint: Path | None, *, data: Sequence[str], started: float) -> dict[str, float]:
+        """Train, or go on from a checkpoint, and write everything a run directory holds.
+
+        Args:
+            checkpoint: where to go on, or None.
+            data: the sources in words, for the model card.
+            started: when the command began (``time.monotonic()``).
+
+        Returns:
+            The training metrics.
+        """
+        from transformers import set_seed
+
+        config, output = self.config, self.run_directory.path
+        members, held_out = split_members(self.store, config.data.val_size, config.compute.seed)
+        plan = self.plan(members)
+        keep_freed_memory()
+        set_seed(config.compute.seed)
+        learner, tuned = self._learner(members)
+        trainer = self._trainer(learner, tuned, members, held_out, plan)
+        recorder = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Recorder))
+        stop = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StopOnRequest))
+        note(f"ready after {time.monotonic() - started:.1f} s")
+        try:
+            with quiet():
+                result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            recorder.close()
+            stop.release()
+            if learner.cache:
+                learner.cache.close()
+        if stop.asked:
+            raise RunError(
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} as you asked; it is saved",
+                where=str(output),
+                hint="Start the same command again to go on.",
+            )
+        with quiet():
+            trainer.save_model()
+        trainer.save_state()
+        metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
+        self._finish(metrics, trainer.state.log_history, data)
+        return metrics
+
+    def _learner(self, members: NDArray[np.int64]) -> tuple[Learner, Tuned]:
+        config = self.config
+        dtype = str(frozen_dtype(config, torch.float32)).removeprefix("torch.")
+        with quiet():
+            model = load_model(
+                self.folder,
+                dtype=dtype,  # type: ignore[arg-type]
+                attention=_attention(config),
+                device=pick_device(),
+            )
+        model.name_or_path = model.config._name_or_path = config.model.model_name_or_path
+        abilities = examine(model)
+        if config.model.flash_attn not in ("auto", "packed"):
+            abilities = replace(abilities, packed=False)
+            model.set_attn_implementation(_attention(config) or "sdpa")
+        if not abilities.packed:
+            note("this model's sequences cannot be packed side by side; they are padded instead")
+        tuned = METHODS[config.method.finetuning_type].apply(model, config)
+        if tuned.prefix is not None and not abilities.packed:
+            raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
+        return Learner(tuned.model, abilities, tuned.prefix, self._boundary_cache(tuned, members)), tuned
+
+    def _boundary_cache(self, tuned: Tuned, members: NDArray[np.int64]) -> BoundaryCache | None:
+        """Hidden states below the trained layers are worth keeping when there is a second epoch to use them."""
+        config, first = self.config, tuned.first_trained
+        if first is None or not config.compute.freeze_cache or config.optimizer.num_train_epochs <= 1:
+            return None
+        backbone, width = tuned.model.base_model, tuned.model.config.hidden_size
+        dtype = torch.bfloat16 if config.compute.bf16 else frozen_dtype(config, torch.float32)
+        tokens = int(self.store.lengths[members].sum())
+        if not BoundaryCache.fits(tokens, width, dtype.itemsize):
+            note("hidden states of the frozen layers are not kept: they would fill the disk")
+            return None
+        probe = torch.arange(3, 12, device=tuned.model.device).unsqueeze(0)
+        options = {"bounds": [0, 9], "attention_mask": torch.zeros(1, 1, 1, 1, device=probe.device)}
+        if not splits_exactly(backbone, first, probe, options):
+            return None
+        return BoundaryCache(self.store.bounds, width, first, dtype)
+
+    def _trainer(
+        self, learner: Learner, tuned: Tuned, members: NDArray[np.int64], held_out: NDArray[np.int64], plan: Plan
+    ) -> DanluTrainer:
+        config, output = self.config, self.run_directory.path
+        evaluations = {name: Sequences(store, np.arange(len(store))) for name, store in self.evaluation.items()}
+        if len(held_out):
+            evaluations.setdefault("", Sequences(self.store, held_out))
+        if config.log.eval_strategy != "no" and not evaluations:
+            raise DataError("there are no rows to evaluate on", hint="Set eval_dataset or val_size.")
+        tokens_per_step = plan.tokens / max(plan.sequences, 1) * plan.batch
+        callbacks = [
+            Recorder(output, config.output.file_style, tokens_per_step),
+            StopOnNonsense(),
+            StopOnRequest(),
+        ]
+        if config.log.early_stopping_steps:
+            from transformers import EarlyStoppingCallback
+
+            callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.log.early_stopping_steps))
+        arguments = training_arguments(config, output, total_steps=plan.steps, checkpointing=plan.checkpointing)
+        with quiet():
+            trainer = DanluTrainer(
+                learner,
+                tuned,
+                config.method.finetuning_type,
+                train=Sequences(self.store, members),
+                evaluations=evaluations,
+                packing=config.encode.cutoff_len if config.encode.packing else None,
+                measure=self.measure,
+                on_checkpoint=self._stamp,
+                args=arguments,
+                processing_class=self.tokenizer,
+                callbacks=callbacks,
+            )
+        from transformers import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _stamp(self, checkpoint: Path) -> None:
+        step = int(checkpoint.name.rsplit("-", 1)[-1])
+        self.run_directory.stamp_checkpoint(checkpoint, step)
+
+    def _finish(self, metrics: dict[str, Any], history: list[dict[str, Any]], data: Sequence[str]) -> None:
+        config, output = self.config, self.run_directory.path
+        write_results(output, "train", metrics)
+        write_finetuning_args(output, config)
+        if config.output.file_style == "et":
+            write_training_args(output, config)
+        write_model_card(
+            output, config, base_model=config.model.model_name_or_path, data=data, versions=installed_versions()
+        )
+        note(metrics_text("train", metrics))
+        if config.output.plot_loss:
+            plot_curves(output, history, ("loss", "eval_loss"), tell=note)
+
+
+def _for_this_machine(config: TrainConfig) -> TrainConfig:
+    """float16 needs a GPU; bfloat16 is its equal here."""
+    if not config.compute.fp16 or torch.cuda.is_available():
+        return config
+    note("fp16 needs a GPU; this run uses bf16 instead")
+    return config.model_copy(update={"compute": config.compute.model_copy(update={"fp16": False, "bf16": True})})
+
+
+def _attention(config: TrainConfig) -> str | None:
+    return {"auto": None, "packed": None, "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}[
+        config.model.flash_attn
+    ]
+
+
+def split_members(store: TokenStore, val_size: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split sequences into training and held-out ones, by row, so that no row is in both.
+
+    Args:
+        store: the sequences.
+        val_size: a share of the rows if below 1, else a count; 0 holds nothing out.
+        seed: decides which rows.
+
+    Raises:
+        DataError: when nothing would be left to train on.
+    """
+    everything = np.arange(len(store))
+    if val_size <= 0:
+        return everything, everything[:0]
+    rows = np.unique(store.rows)
+    count = round(val_size * len(rows)) if val_size < 1 else int(val_size)
+    if not 0 < count < len(rows):
+        raise DataError(
+            f"val_size={val_size:g} holds out {count} of {len(rows)} rows",
+            hint="Choose a share or count that leaves rows on both sides.",
+        )
+    chosen = np.random.default_rng(seed).permutation(rows)[:count]
+    held = np.isin(store.rows, chosen)
+    return everything[~held], everything[held]

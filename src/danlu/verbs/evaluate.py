@@ -1,0 +1,282 @@
+"""`danlu eval` and `danlu predict`: answers of a model to rows, written as they come, and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.core.config import build
+from danlu.core.console import note, out, progress, warn
+from danlu.core.errors import DataError, UsageError
+from danlu.core.run import RunDirectory, is_run, resolve_run
+from danlu.data.prepare import names_of, prepare, tokenizer_digest
+from danlu.data.schema import Row
+from danlu.engine.protocol import GenerationOptions
+from danlu.evaluate.metrics import Measurement, measure
+from danlu.evaluate.predictions import FILE_NAME, PredictionFile
+from danlu.evaluate.results import prefixed, print_metrics, scores_table, write_results
+from danlu.models.runs import TrainedModel, open_run, plain_model
+from danlu.tune.config import TrainConfig
+from danlu.verbs.material import Text, evaluation_rows, generation_stops, open_text, rules, tell, training_rows
+from danlu.verbs.questions import Question, answer, generation_options, questions
+
+STYLES = {"danlu": "danlu", "et": "et", "llamafactory": "lf"}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model ready to answer, and how it reads and writes."""
+
+    model: Any
+    text: Text
+    source: TrainedModel
+
+
+def evaluate(
+    run: str | Path | None = None, *, model: str | None = None, adapter: Sequence[str] = (), **keys: Any
+) -> dict[str, float]:
+    """Measure a run or a model on rows with known answers, by generating answers.
+
+    Args:
+        run: a run directory or one of its checkpoints; its own options are used where ``keys`` say nothing.
+        model: without a run, the model.
+        adapter: adapters on ``model``.
+        keys: options of :class:`TrainConfig`, flat or grouped: ``dataset`` (or ``eval_dataset``), ``max_samples``,
+            ``metric_set``, ``max_new_tokens``, ``output_dir``, …
+
+    Returns:
+        metric → value, with the prefix ``eval_``.
+    """
+    config, source, folder = _settings(run, model, adapter, keys)
+    return _measure(config, source, folder, split="eval", write_rows=False)
+
+
+def predict(
+    run: str | Path | None = None, *, model: str | None = None, adapter: Sequence[str] = (), **keys: Any
+) -> Path:
+    """Write an answer for every row, as it is finished, and measure them; arguments as for :func:`evaluate`.
+
+    Returns:
+        The file generated_predictions.jsonl.
+    """
+    config, source, folder = _settings(run, model, adapter, keys)
+    _measure(config, source, folder, split="predict", write_rows=True)
+    return folder / FILE_NAME
+
+
+def after_training(config: TrainConfig, folder: Path) -> None:
+    """What ``do_eval`` and ``do_predict`` ask for, with the run just trained or the model that is named."""
+    named = Path(config.model.model_name_or_path)
+    if config.task.do_train:
+        source = open_run(folder)
+    elif is_run(named):
+        source = open_run(named)
+    else:
+        source = plain_model(config.model.model_name_or_path, config.model.adapter_name_or_path)
+    if config.task.do_eval:
+        _measure(config, source, folder, split="eval", write_rows=False)
+    if config.task.do_predict:
+        _measure(config, source, folder, split="predict", write_rows=True)
+
+
+def _settings(
+    run: str | Path | None, model: str | None, adapter: Sequence[str], keys: Mapping[str, Any]
+) -> tuple[TrainConfig, TrainedModel, Path]:
+    if (run is None) == (model is None):
+        raise UsageError("name either a run or a model", hint="--run DIR, or --model NAME [--adapter DIR].")
+    values = dict(keys)
+    if "dataset" in values:
+        values.setdefault("eval_dataset", values.pop("dataset"))
+    directory = resolve_run(Path(run)) if run is not None else None
+    before = directory.read_config(TrainConfig).model_dump(exclude_defaults=True) if directory else {}
+    if directory and "output_dir" not in values:
+        before.get("output", {}).pop("output_dir", None)
+    config = build(TrainConfig, _flat(before) | values, where="command line")
+    source = open_run(directory.path) if directory else plain_model(str(model), tuple(adapter))
+    place = config.output.output_dir or (str(directory.path) if directory else f"runs/{Path(str(model)).name}-eval")
+    return config, source, Path(place)
+
+
+def _flat(grouped: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in grouped.items():
+        flat |= value if isinstance(value, dict) and key != "trainer" else {key: value}
+    return flat
+
+
+def open_model(config: TrainConfig, source: TrainedModel) -> Opened:
+    """Load a model with its adapters and open its template."""
+    from danlu.models.loading import model_folder
+    from danlu.models.memory import keep_freed_memory
+
+    keep_freed_memory()
+    dtype = "bfloat16" if config.model.dtype == "auto" and config.compute.bf16 else config.model.dtype
+    model, tokenizer = source.load(dtype=dtype)
+    stops = generation_stops(model_folder(source.model))
+    return Opened(model, open_text(tokenizer, config, stops), source)
+
+
+def _measure(
+    config: TrainConfig, source: TrainedModel, folder: Path, *, split: str, write_rows: bool
+) -> dict[str, float]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = _rows(config, source)
+    opened = open_model(config, source)
+    started = time.monotonic()
+    if not (config.task.predict_with_generate or write_rows or config.output.file_style == "danlu"):
+        values: dict[str, Any] = {"loss": _loss(config, opened)}
+        values = dict(prefixed(values, split, runtime=time.monotonic() - started, samples=len(rows)))
+    else:
+        measured, asked = _answers(config, opened, rows, folder if write_rows else None)
+        runtime = time.monotonic() - started
+        steps = -(-asked // config.log.per_device_eval_batch_size)
+        values = dict(prefixed(measured.means(), split, runtime=runtime, samples=asked, steps=steps))
+        if config.generate.metric_set == "standard":
+            out.print(scores_table(measured))
+    write_results(folder, split, values)
+    if config.generate.metric_set == "compat":
+        print_metrics(split, values)
+    return values
+
+
+def _rows(config: TrainConfig, source: TrainedModel) -> list[Row]:
+    """The rows to measure on: those named, else the ones the run held out."""
+    if config.data.eval_dataset:
+        loaded = evaluation_rows(config).load("sft")
+        if loaded.bad:
+            warn(f"{len(loaded.bad)} rows could not be read, for instance {loaded.bad[0]}")
+        _warn_of_known_rows(loaded.rows, source, names_of(loaded.sources))
+        return loaded.rows
+    if config.data.val_size > 0 and config.data.dataset:
+        return _held_out(config)
+    raise UsageError(
+        "no rows to measure on are named",
+        hint="Give dataset=NAME or a file; a run that was trained with val_size knows its own held-out rows.",
+    )
+
+
+def _held_out(config: TrainConfig) -> list[Row]:
+    from danlu.models.loading import load_tokenizer, model_folder
+    from danlu.tune.session import split_members
+
+    folder = model_folder(config.model.model_name_or_path)
+    text = open_text(load_tokenizer(folder), config, generation_stops(folder))
+    prepared = prepare(
+        training_rows(config), text.template, rules(config), tokenizer_digest=tokenizer_digest(text.tokenizer)
+    )
+    _, held = split_members(prepared.store, config.data.val_size, config.compute.seed)
+    rows = training_rows(config).load("sft").rows
+    return [rows[number] for number in sorted(set(prepared.store.rows[held].tolist()))]
+
+
+def _warn_of_known_rows(rows: Sequence[Row], source: TrainedModel, names: str) -> None:
+    from danlu.data.schema import row_key
+
+    if source.run is None:
+        return
+    seen = int(RunDirectory(source.run).seen(row_key(row) for row in rows).sum())
+    if seen:
+        warn(
+            f"{seen} of {len(rows)} rows of {names} were in the training data of {source.run}: "
+            "these scores show memory, not skill"
+        )
+
+
+def _loss(config: TrainConfig, opened: Opened) -> float:
+    from danlu.tune.loss import mean_loss
+
+    selection = evaluation_rows(config) if config.data.eval_dataset else training_rows(config)
+    digest = tokenizer_digest(opened.text.tokenizer)
+    prepared = prepare(selection, opened.text.template, rules(config), tokenizer_digest=digest)
+    tell(prepared, "evaluation")
+    loss: float = mean_loss(opened.model, prepared.store, config.log.per_device_eval_batch_size)
+    return loss
+
+
+def _answers(config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: Path | None) -> tuple[Measurement, int]:
+    """Ask, write answers as they come, and measure them all."""
+    from danlu.engine.local import LocalEngine
+
+    asked = questions(rows, opened.text.template, rules(config))
+    if not asked:
+        raise DataError("none of the rows ends with an answer to compare with")
+    options = generation_options(config.generate, config.compute.seed)
+    engine = LocalEngine(opened.model, opened.text.tokenizer, opened.text.template)
+    given: dict[int, str] = {}
+    file: PredictionFile | None = None
+    if folder is not None:
+        style: Any = STYLES[config.output.file_style]
+        file = PredictionFile(folder / FILE_NAME, style, len(asked), fingerprint=_fingerprint(config, opened, asked))
+        given = {item.index: item.predict for item in file.predictions()}
+        if given:
+            note(f"{len(given)} of {len(asked)} answers are there already")
+    waiting = {number: question for number, question in enumerate(asked) if number not in given}
+    with progress("answers", len(asked)) as line:
+        line.advance(len(given))
+
+        def finished(number: int, completion: Any) -> None:
+            question = asked[number]
+            given[number] = completion.text
+            if file is not None:
+                file.add(number, question.text, completion.text, question.label, key=f"{question.key:016x}")
+            line.advance()
+
+        answer(engine, waiting, options, finished)
+    measured = measure(
+        [given[number] for number in range(len(asked))], [q.label for q in asked], config.generate.metric_set
+    )
+    if file is not None and not file.finished:
+        file.finish(measured.rows() if style == "danlu" else None)
+    return measured, len(asked)
+
+
+def ask(opened: Opened, asked: Sequence[Question], options: GenerationOptions) -> list[str]:
+    """A model's answers to all questions, in their order."""
+    from danlu.engine.local import LocalEngine
+
+    engine = LocalEngine(opened.model, opened.text.tokenizer, opened.text.template)
+    given: dict[int, str] = {}
+    with progress("answers", len(asked)) as line:
+
+        def finished(number: int, completion: Any) -> None:
+            given[number] = completion.text
+            line.advance()
+
+        answer(engine, dict(enumerate(asked)), options, finished)
+    return [given[number] for number in range(len(asked))]
+
+
+def _fingerprint(config: TrainConfig, opened: Opened, asked: Sequence[Question]) -> dict[str, str]:
+    import hashlib
+
+    from danlu.core.manifest import weights_fingerprint
+    from danlu.models.loading import model_folder
+
+    keys = hashlib.sha256(" ".join(f"{question.key:x}" for question in asked).encode()).hexdigest()[:16]
+    adapters = [f"{path}:{weights_fingerprint(Path(path))}" for path in opened.source.adapters]
+    return {
+        "model": f"{opened.source.model}:{weights_fingerprint(model_folder(opened.source.model))}",
+        "adapters": ", ".join(adapters),
+        "template": opened.text.template.digest,
+        "rows": keys,
+        "generation": repr(generation_options(config.generate, config.compute.seed)),
+    }
+
+
+def generation_measure(config: TrainConfig, text: Text) -> Callable[[Any], Mapping[str, float]]:
+    """Metrics of generated answers for a model in training; see :class:`danlu.tune.trainer.DanluTrainer`."""
+    rows = evaluation_rows(config).load("sft").rows if config.data.eval_dataset else _held_out(config)
+    asked = questions(rows, text.template, rules(config))
+    options = generation_options(config.generate, config.compute.seed)
+
+    def measured(tuned: Any) -> Mapping[str, float]:
+        from danlu.models.prefix import PrefixModel
+
+        model = PrefixModel(tuned.model, tuned.prefix) if tuned.prefix is not None else tuned.model
+        predictions = ask(Opened(model, text, plain_model("")), asked, options)
+        return measure(predictions, [question.label for question in asked], config.generate.metric_set).means()
+
+    return measured

@@ -1,0 +1,173 @@
+"""`danlu train`: from a configuration to a run directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.core import run as runs
+from danlu.core.config import build, read_yaml
+from danlu.core.console import note
+from danlu.core.errors import RunError
+from danlu.core.manifest import Manifest, installed_versions, model_record, now, without_secrets
+from danlu.core.run import RunDirectory
+from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
+from danlu.tune.checks import check
+from danlu.tune.config import FREE_ON_RESUME, TrainConfig
+from danlu.verbs.material import (
+    Text,
+    data_records,
+    default_output,
+    evaluation_rows,
+    generation_stops,
+    open_text,
+    rules,
+    tell,
+    training_rows,
+)
+
+
+def train(
+    config: TrainConfig | Mapping[str, Any] | str | Path, *, command: Sequence[str] = (), **overrides: Any
+) -> Path:
+    """Train, and afterwards evaluate and predict where the configuration says so.
+
+    Args:
+        config: options, as a :class:`TrainConfig`, a mapping of (flat or grouped) keys, or a YAML file.
+        command: the words that started this, for the manifest.
+        overrides: further keys.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        DanluError: of any kind; what was finished before stays on disk.
+    """
+    options = as_config(config, overrides)
+    check(options)
+    folder = Path(options.output.output_dir) if options.output.output_dir else default_output(options)
+    if options.task.do_train:
+        _train(options, folder, command)
+    if options.task.do_eval or options.task.do_predict:
+        from danlu.verbs.evaluate import after_training
+
+        after_training(options, folder)
+    return folder
+
+
+def as_config(config: TrainConfig | Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]) -> TrainConfig:
+    """Build the options from whatever form they come in."""
+    if isinstance(config, TrainConfig):
+        if not overrides:
+            return config
+        config = config.model_dump(exclude_unset=True)
+    where = str(config) if isinstance(config, (str, Path)) else "train()"
+    values = read_yaml(Path(config)) if isinstance(config, (str, Path)) else dict(config)
+    return build(TrainConfig, {**values, **overrides}, where=where)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything a training needs that is not the model."""
+
+    folder: Path
+    text: Text
+    rows: Prepared
+    evaluation: Mapping[str, Prepared]
+
+
+def gather(config: TrainConfig) -> Material:
+    """Find the model's folder, open its tokenizer and template, and tokenise the rows. No weights are read."""
+    from danlu.models.loading import load_tokenizer, model_folder
+
+    model = config.model
+    folder = model_folder(model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir)
+    text = open_text(load_tokenizer(folder), config, generation_stops(folder))
+    digest = tokenizer_digest(text.tokenizer)
+    place = Path(config.data.tokenized_path) if config.data.tokenized_path else None
+
+    def tokenised(selection: Selection, what: str) -> Prepared:
+        prepared = prepare(
+            selection,
+            text.template,
+            rules(config),
+            tokenizer_digest=digest,
+            folder=place,
+            again=config.data.overwrite_cache,
+        )
+        tell(prepared, what)
+        return prepared
+
+    rows = tokenised(training_rows(config), "training")
+    names = config.data.eval_dataset
+    groups = {name: (name,) for name in names} if config.data.eval_on_each_dataset else {"": names} if names else {}
+    evaluation = {
+        name: tokenised(evaluation_rows(config, members), f"evaluation {name}".rstrip())
+        for name, members in groups.items()
+    }
+    return Material(folder, text, rows, evaluation)
+
+
+def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
+    started = time.monotonic()
+    resume = config.output.resume_from_checkpoint
+    named = isinstance(resume, str)
+    run = runs.prepare(
+        folder,
+        config,
+        overwrite=config.output.overwrite_output_dir,
+        free=FREE_ON_RESUME,
+        insist=named,
+    )
+    material = gather(config)
+    manifest = _manifest(config, material, command)
+    run.write_manifest(manifest)
+    run.write_row_keys(int(key) for key in material.rows.store.keys)
+    checkpoint = Path(str(resume)) if named else latest_checkpoint(run)
+    if checkpoint:
+        note(f"resuming from {checkpoint}")
+    from danlu.tune.session import Session
+
+    session = Session(config, run, material.folder, material.text.tokenizer, material.rows.store)
+    session.evaluation = {name: prepared.store for name, prepared in material.evaluation.items()}
+    if config.task.predict_with_generate and config.log.eval_strategy != "no":
+        from danlu.verbs.evaluate import generation_measure
+
+        session.measure = generation_measure(config, material.text)
+    session.run(checkpoint, data=[f"{s.name}: {s.rows} rows" for s in material.rows.sources], started=started)
+
+
+def latest_checkpoint(run: RunDirectory) -> Path | None:
+    """The newest checkpoint that training can go on from."""
+    for checkpoint in reversed(run.checkpoints()):
+        if (checkpoint / "trainer_state.json").is_file() and (checkpoint / "optimizer.pt").is_file():
+            return checkpoint
+    if run.checkpoints():
+        raise RunError(
+            "the checkpoints of this run have no optimizer state (save_only_model), so it cannot be resumed",
+            where=str(run.path),
+            hint="Start again with overwrite_output_dir=true, or continue from its weights in another output_dir.",
+        )
+    return None
+
+
+def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -> Manifest:
+    evaluation = [source for prepared in material.evaluation.values() for source in prepared.sources]
+    return Manifest(
+        created=now(),
+        command=without_secrets(command),
+        versions=installed_versions(),
+        stage=config.task.stage,
+        method=config.method.finetuning_type,
+        base=model_record(config.model.model_name_or_path, material.folder),
+        tokenizer=tokenizer_digest(material.text.tokenizer),
+        template=material.text.template.digest,
+        data=data_records(material.rows.sources),
+        eval_data=data_records(evaluation),
+        row_keys=runs.ROW_KEYS,
+        config_sha256=runs.config_sha256(config),
+        parents=tuple(config.model.adapter_name_or_path),
+    )

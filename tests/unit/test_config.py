@@ -1,0 +1,118 @@
+"""The groups of options, and the checks across them."""
+
+import pytest
+
+from danlu.core.config import build, field_homes
+from danlu.core.errors import ConfigError, UsageError
+from danlu.tune.checks import check
+from danlu.tune.config import FREE_ON_RESUME, TrainConfig
+
+
+def config(**values):
+    return build(TrainConfig, {"dataset": "a", **values}, where="test")
+
+
+def test_groups_stay_small_and_names_are_unique():
+    for name, field in TrainConfig.model_fields.items():
+        assert len(getattr(field.annotation, "model_fields", ())) <= 12, name
+    assert len(field_homes(TrainConfig)) > 90
+
+
+def test_every_option_is_documented():
+    for field in TrainConfig.model_fields.values():
+        for name, inner in getattr(field.annotation, "model_fields", {}).items():
+            assert inner.description, name
+            assert not inner.description.endswith("."), name
+
+
+def test_what_may_change_on_resume_exists():
+    paths = {".".join(path) for path in field_homes(TrainConfig).values()}
+    assert {name for name in FREE_ON_RESUME if "." in name} <= paths
+    assert {name for name in FREE_ON_RESUME if "." not in name} <= set(TrainConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "value"),
+    [
+        ("report_to", "none", ()),
+        ("report_to", False, ()),
+        ("report_to", ["none"], ()),
+        ("report_to", ("none",), ()),
+        ("report_to", "tensorboard, wandb", ("tensorboard", "wandb")),
+        ("eval_strategy", False, "no"),
+        ("save_strategy", "epoch", "epoch"),
+        ("lr_scheduler_kwargs", None, {}),
+        ("lr_scheduler_kwargs", '{"a": 1}', {"a": 1}),
+        ("resume_from_checkpoint", "False", False),
+        ("resume_from_checkpoint", "runs/x/checkpoint-1", "runs/x/checkpoint-1"),
+        ("deepspeed", '{"stage": 2}', {"stage": 2}),
+        ("deepspeed", "ds.json", "ds.json"),
+        ("learning_rate", "5e-5", 5e-5),
+        ("lora_target", None, ()),
+        ("model_revision", 2024, "2024"),
+        ("interleave_probs", "0.7,0.3", (0.7, 0.3)),
+    ],
+)
+def test_values_in_their_usual_spellings(key, given, value):
+    groups = config(**{key: given}).model_dump().values()
+    assert next(group[key] for group in groups if key in group) == value
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr_scheduler_type": "cosin"}, "there is no such schedule. Did you mean cosine"),
+        ({"lr_scheduler_type": "zzz"}, "Known: linear"),
+        ({"eval_strategy": True}, "eval_strategy"),
+        ({"lr_scheduler_kwargs": "{a"}, "not valid JSON"),
+        ({"bf16": True, "fp16": True}, "exclude each other"),
+        ({"gradient_checkpointing": True, "disable_gradient_checkpointing": True}, "contradict"),
+        ({"stage": "dance"}, "stage"),
+        ({"report_to": 0}, "report_to"),
+        ({"interleave_probs": [None]}, "interleave_probs"),
+        ({"warmup_ratio": 1.5}, "less than or equal to 1"),
+        ({"nothing": 1}, "has no key 'nothing'"),
+    ],
+)
+def test_values_that_make_no_sense(values, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"do_train": False}, "nothing to do"),
+        ({"dataset": ""}, "no dataset is named"),
+        ({"do_eval": True}, r"do_eval: Please make sure eval_dataset be provided or val_size >1e-6"),
+        ({"eval_strategy": "steps"}, r"eval_strategy: Please make sure"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end needs eval_strategy"),
+        ({"early_stopping_steps": 2}, "early_stopping_steps needs eval_strategy"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "epoch", "val_size": 0.1},
+            "save_strategy steps, eval_strategy epoch",
+        ),
+        ({"train_on_prompt": True, "mask_history": True}, "contradict each other"),
+        ({"dataset": "a,b", "interleave_probs": "1"}, "1 weights for 2 datasets"),
+        ({"adapter_name_or_path": "a,b", "finetuning_type": "p_tuning_v2"}, "2 adapters"),
+        ({"adapter_name_or_path": "a", "finetuning_type": "full"}, "full has no adapters"),
+    ],
+)
+def test_options_that_contradict_each_other(values, message):
+    with pytest.raises(UsageError, match=message):
+        check(config(**values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"do_eval": True, "val_size": 0.1},
+        {"do_train": False, "do_predict": True, "eval_dataset": "b"},
+        {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_dataset": "b"},
+        {"adapter_name_or_path": "a,b"},
+        {"dataset": "a,b", "interleave_probs": "1,2"},
+    ],
+)
+def test_options_that_agree(values):
+    check(config(**values))

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from danlu.core.console import THEME
+from danlu.core.errors import RunError
+from danlu.evaluate.metrics import measure
+from danlu.evaluate.results import metrics_block, number, prefixed, scores_table, write_results
+
+SCORES = {"bleu-4": 12.859133333333332, "rouge-1": 37.4144, "accuracy": 0.0}
+
+
+def test_keys_and_speed():
+    values = prefixed(SCORES, "eval", runtime=6.50491, samples=50, steps=7)
+    assert values == {
+        "eval_bleu-4": 12.859133333333332,
+        "eval_rouge-1": 37.4144,
+        "eval_accuracy": 0.0,
+        "eval_runtime": 6.5049,
+        "eval_samples_per_second": 7.687,
+        "eval_steps_per_second": 1.076,
+    }
+    assert prefixed(values, "eval") == values
+    assert prefixed({"loss": 1}, "predict", runtime=0.0, samples=3) == {
+        "predict_loss": 1,
+        "predict_runtime": 0.0,
+    }
+
+
+def test_files_to_the_byte_and_merged(tmp_path):
+    write_results(tmp_path, "eval", {"eval_rouge-1": 37.4144, "eval_accuracy": 0.0})
+    text = '{\n    "eval_accuracy": 0.0,\n    "eval_rouge-1": 37.4144\n}'
+    assert (tmp_path / "eval_results.json").read_text() == text
+    write_results(tmp_path, "predict", {"predict_rouge-1": 1.5})
+    write_results(tmp_path, "eval", {"eval_rouge-1": 40.0})
+    merged = json.loads((tmp_path / "all_results.json").read_text())
+    assert merged == {"eval_accuracy": 0.0, "eval_rouge-1": 40.0, "predict_rouge-1": 1.5}
+    assert json.loads((tmp_path / "eval_results.json").read_text()) == {"eval_rouge-1": 40.0}
+
+
+def test_a_broken_results_file_is_named(tmp_path):
+    (tmp_path / "all_results.json").write_text("{")
+    with pytest.raises(RunError, match=r"all_results\.json"):
+        write_results(tmp_path, "eval", {})
+
+
+def test_console_block():
+    values = prefixed(SCORES, "eval", runtime=6.5, samples=50)
+    assert metrics_block("eval", values).splitlines() == [
+        "***** eval metrics *****",
+        "  eval_accuracy           =        0.0",
+        "  eval_bleu-4             =    12.8591",
+        "  eval_rouge-1            =    37.4144",
+        "  eval_runtime            = 0:00:06.50",
+        "  eval_samples_per_second =      7.692",
+    ]
+    assert metrics_block("train", {"total_flos": 5 << 30}).splitlines()[1] == "  total_flos = 5GF"
+
+
+def test_table_shows_value_interval_n_and_protocol():
+    pytest.importorskip("jieba")
+    pytest.importorskip("sacrebleu")
+    console = Console(width=200, record=True, file=StringIO(), theme=THEME)
+    console.print(scores_table(measure(["你好世界", "早上好"], ["你好世界", "晚上好"], "standard")))
+    text = console.export_text()
+    assert "tok:zh" in text
+    line = next(line for line in text.splitlines() if line.startswith("exact-match"))
+    assert line.split()[:4] == ["exact-match", "50.00", "9.45–90.55", "2"]
+
+
+def test_numbers():
+    assert number(12.345) == "12.35"
+    assert number(0.5, 1.0) == "0.5000"
+    assert number(float("nan")) == "–"
