@@ -80,7 +80,6 @@ def export(context: typer.Context) -> None:
     """Write a run as a model folder that stands alone: --run DIR --output_dir FOLDER [--max_shard_size 2]."""
     from danlu.cli.compat import render_resolved, resolve_export
     from danlu.core.console import note, out
-    from danlu.data.named_templates import template_text
     from danlu.verbs.export import export as write
 
     resolved = resolve_export(context.args)
@@ -89,9 +88,7 @@ def export(context: typer.Context) -> None:
         return
     for remark in resolved.notes:
         note(remark)
-    options = resolved.config.model_dump()
-    template = options.pop("template")
-    write(**options, template=template_text(template) if template else None)
+    write(resolved.config)
 
 
 @app.command()

@@ -2,65 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu.core.config import build
 from danlu.core.console import note, out
-from danlu.core.errors import UsageError
+from danlu.models.export_config import ExportConfig, check_export
 
 if TYPE_CHECKING:
     from danlu.models.export import ExportReport
 
 
-def export(
-    *,
-    run: str | None = None,
-    model_name_or_path: str | None = None,
-    adapter_name_or_path: Sequence[str] = (),
-    output_dir: str | None = None,
-    max_shard_size: float = 5.0,
-    legacy_bin: bool = False,
-    device: str = "cpu",
-    dtype: Any = "auto",
-    template: str | None = None,
-) -> ExportReport:
-    """Export, and say what was written and how it was checked.
+def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
+    """Export a run, or a model with adapters, and say what was written and how it was checked.
 
     Args:
-        run: run directory or checkpoint; says base and adapter.
-        model_name_or_path: without a run: the base model.
-        adapter_name_or_path: without a run: adapters to merge, in order.
-        output_dir: folder to write.
-        max_shard_size: largest weight file in GB.
-        legacy_bin: .bin files instead of safetensors.
-        device: where to merge.
-        dtype: precision to write.
-        template: text of a chat template to write into the tokenizer.
+        config: the options, or
+        keys: the same by name: ``run``, ``output_dir``, ``max_shard_size``, … (:class:`ExportConfig`).
 
     Raises:
         UsageError: when nothing to export or no folder is named.
     """
-    if not output_dir:
-        raise UsageError("no folder to write is named", hint="Set output_dir.")
+    options = config or build(ExportConfig, keys, where="export()")
+    check_export(options)
+    from danlu.data.named_templates import template_text
     from danlu.models.export import export as write
     from danlu.models.runs import open_run, plain_model
 
-    if run:
-        source = open_run(run)
-    elif model_name_or_path:
-        source = plain_model(model_name_or_path, tuple(adapter_name_or_path))
-    else:
-        raise UsageError("there is nothing to export", hint="Give --run DIR or --model_name_or_path MODEL.")
+    source = (
+        open_run(options.run)
+        if options.run
+        else plain_model(str(options.model_name_or_path), options.adapter_name_or_path)
+    )
     note("Loading, merging, writing and checking …")
     report = write(
         source,
-        Path(output_dir).expanduser(),
-        shard_size=max_shard_size,
-        legacy_bin=legacy_bin,
-        dtype=dtype,
-        device=device,
-        chat_template=template,
+        Path(str(options.output_dir)).expanduser(),
+        shard_size=options.max_shard_size,
+        legacy_bin=options.legacy_bin,
+        dtype=options.dtype,
+        device=options.device,
+        chat_template=template_text(options.template) if options.template else None,
     )
     show(report)
     return report
