@@ -12,12 +12,12 @@ import torch
 from probes import logits_of, random_adapter, random_prefix, token_batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from danlu.cli.export import export as export_verb
 from danlu.core.errors import ModelError, RunError, UsageError
 from danlu.models.adapters import attach, attach_all
 from danlu.models.export import export
 from danlu.models.loading import load_model
 from danlu.models.runs import open_run, plain_model
+from danlu.verbs.export import export as export_verb
 
 pytestmark = pytest.mark.model
 
@@ -56,15 +56,11 @@ def test_several_adapters(tiny_models: dict[str, Path], tmp_path: Path, adapter:
     report = export_llama(tiny_models, tmp_path / "out", adapter, tmp_path / "second")
     both = attach_all(load_model(tiny_models["llama"]), [adapter, tmp_path / "second"])
     ids = token_batch()
-    torch.testing.assert_close(
-        logits_of(load_model(tmp_path / "out"), ids), logits_of(both, ids), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(logits_of(load_model(tmp_path / "out"), ids), logits_of(both, ids), atol=1e-4, rtol=1e-4)
     assert report.merged == (str(adapter), str(tmp_path / "second"))
 
 
-def test_a_second_adapter_on_a_merged_model(
-    tiny_models: dict[str, Path], tmp_path: Path, adapter: Path
-) -> None:
+def test_a_second_adapter_on_a_merged_model(tiny_models: dict[str, Path], tmp_path: Path, adapter: Path) -> None:
     """What was exported is a base like any other."""
     export_llama(tiny_models, tmp_path / "out", adapter)
     random_adapter(load_model(tmp_path / "out"), tmp_path / "next", seed=8)
@@ -81,9 +77,7 @@ def test_shards(tiny_models: dict[str, Path], tmp_path: Path, legacy: bool) -> N
     assert max(report.files[name] for name in shards) < 2.2e5
     assert (tmp_path / "out" / f"{index}.index.json").is_file()
     ids = token_batch()
-    assert torch.equal(
-        logits_of(load_model(tmp_path / "out"), ids), logits_of(load_model(tiny_models["llama"]), ids)
-    )
+    assert torch.equal(logits_of(load_model(tmp_path / "out"), ids), logits_of(load_model(tiny_models["llama"]), ids))
     assert not (legacy and list((tmp_path / "out").glob("*.safetensors")))
 
 
@@ -143,9 +137,7 @@ def test_a_template_is_written_into_the_tokenizer(tiny_models: dict[str, Path], 
     assert tokenizer.apply_chat_template([{"role": "user", "content": "丹"}], tokenize=False) == "丹"
 
 
-def test_what_ends_an_answer_is_in_the_generation_config(
-    tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_what_ends_an_answer_is_in_the_generation_config(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     base = Path(shutil.copytree(tiny_models["llama"], tmp_path / "base"))
     path = base / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": 0}))
@@ -213,9 +205,7 @@ def test_no_room_is_said_before_writing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_copy_is_noticed(
-    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_copy_is_noticed(tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from danlu.models.weights import save_weights
 
     def careless(model: Any, folder: Path, **options: Any) -> None:

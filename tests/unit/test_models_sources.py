@@ -35,9 +35,7 @@ def test_folders_files_and_hub_ids(folder: Path, tmp_path: Path) -> None:
         assert (resolve_model(name).kind, resolve_model(name).path) == ("hub", None)
 
 
-def test_a_folder_wins_over_a_packaged_name(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_wins_over_a_packaged_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.rename(tmp_path / "smollm2-135m")
     monkeypatch.chdir(tmp_path)
     assert resolve_model("smollm2-135m").kind == "folder"
@@ -105,7 +103,7 @@ def test_the_package_is_found_without_running_it(tmp_path: Path, monkeypatch: py
 
 def test_nothing_heavy_is_imported() -> None:
     program = (
-        "import sys; import danlu.models.sources, danlu.cli.models, danlu.cli.chat, danlu.cli.export; "
+        "import sys; import danlu.models.sources, danlu.cli.models, danlu.cli.chat, danlu.verbs.export; "
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -126,3 +124,12 @@ def test_models_are_listed_and_shown(folder: Path, capsys: pytest.CaptureFixture
     (folder / "chat_template.jinja").write_text("x")
     show_model(str(folder))
     assert "True" in capsys.readouterr().out
+
+
+def test_the_room_offers_its_functions() -> None:
+    import danlu.models
+
+    for name in danlu.models.__all__:
+        assert callable(getattr(danlu.models, name))
+    with pytest.raises(AttributeError, match="load_modle"):
+        danlu.models.load_modle  # noqa: B018
