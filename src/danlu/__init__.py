@@ -1,3 +1,36 @@
-"""danlu 丹炉: label, tune, evaluate, judge, export and serve open language models."""
+"""danlu 丹炉: label, tune, evaluate, judge, export and serve open language models.
+
+Every verb of the command line is a function of the same name here (``danlu.evaluate`` is ``danlu eval``). They are
+loaded when they are first used: importing danlu imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from danlu.verbs.chat import chat
+    from danlu.verbs.demo import demo
+    from danlu.verbs.evaluate import evaluate, predict
+    from danlu.verbs.export import export
+    from danlu.verbs.train import train
+
+__all__ = ["__version__", "chat", "demo", "evaluate", "export", "predict", "train"]
+
+_VERBS = {
+    "chat": "danlu.verbs.chat",
+    "demo": "danlu.verbs.demo",
+    "evaluate": "danlu.verbs.evaluate",
+    "export": "danlu.verbs.export",
+    "predict": "danlu.verbs.evaluate",
+    "train": "danlu.verbs.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(import_module(_VERBS[name]), name)
+    raise AttributeError(f"module 'danlu' has no attribute {name!r}")

@@ -13,8 +13,8 @@ import pytest
 import torch
 from probes import random_adapter, random_prefix
 
-from danlu.cli.chat import chat
 from danlu.models.loading import load_model, load_tokenizer
+from danlu.verbs.chat import chat
 
 pytestmark = pytest.mark.model
 
@@ -48,7 +48,7 @@ def test_a_run_answers_differently_from_its_base(
 
 PROGRAM = """
 import sys
-from danlu.cli.chat import chat
+from danlu.verbs.chat import chat
 chat(model=sys.argv[1], max_new_tokens=100000)
 """
 
@@ -58,9 +58,7 @@ def test_ctrl_c_stops_the_answer_of_a_process(tiny_models: dict[str, Path], tmp_
     folder = tmp_path / "endless"
     model = load_model(tiny_models["llama"])
     with torch.no_grad():
-        model.lm_head.weight[:4] = (
-            0  # control tokens, those that end an answer among them, are never likeliest
-        )
+        model.lm_head.weight[:4] = 0  # control tokens, those that end an answer among them, are never likeliest
     model.save_pretrained(folder)
     load_tokenizer(tiny_models["llama"]).save_pretrained(folder)
     child = subprocess.Popen(

@@ -21,9 +21,7 @@ from danlu.models.prefix import PrefixModel
 
 pytestmark = pytest.mark.model
 
-PROMPTS = [
-    tuple(range(40, 40 + length)) for length in (3, 11, 7, 1, 19)
-]  # ordinary tokens, no stop token among them
+PROMPTS = [tuple(range(40, 40 + length)) for length in (3, 11, 7, 1, 19)]  # ordinary tokens, no stop token among them
 SHORT = GenerationOptions(max_new_tokens=12)
 
 
@@ -37,9 +35,7 @@ class Ids:
         return [50 + len(message.content) for message in conversation.messages]
 
 
-def engine_of(
-    folder: Path, model: Any = None, renderer: Renderer | None = None, **options: Any
-) -> LocalEngine:
+def engine_of(folder: Path, model: Any = None, renderer: Renderer | None = None, **options: Any) -> LocalEngine:
     tokenizer = load_tokenizer(folder)
     return LocalEngine(model or load_model(folder), tokenizer, renderer or Ids(), **options)
 
@@ -69,9 +65,7 @@ def test_batched_is_one_by_one(tiny_model: Path, kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["plain", "lora"])
-@pytest.mark.parametrize(
-    "options", [SHORT, replace(SHORT, repetition_penalty=1.7)], ids=["greedy", "penalty"]
-)
+@pytest.mark.parametrize("options", [SHORT, replace(SHORT, repetition_penalty=1.7)], ids=["greedy", "penalty"])
 def test_greedy_is_what_transformers_generates(
     tiny_model: Path, kind: str, options: GenerationOptions, tmp_path: Path
 ) -> None:
@@ -139,9 +133,7 @@ def test_rows_end_at_their_own_stop_and_length(tiny_models: dict[str, Path]) -> 
         else:
             assert completion == free[key]
             assert completion.finish_reason == "length"
-    requests = [
-        Request(str(key), ids, replace(SHORT, max_new_tokens=key + 1)) for key, ids in enumerate(PROMPTS)
-    ]
+    requests = [Request(str(key), ids, replace(SHORT, max_new_tokens=key + 1)) for key, ids in enumerate(PROMPTS)]
     for completion in engine_of(folder).generate(requests):
         assert completion.tokens == free[completion.key].tokens[: int(completion.key) + 1]
 

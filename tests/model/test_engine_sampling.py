@@ -58,9 +58,7 @@ def test_rows_keep_their_own_options() -> None:
         tokens = choose(logits, [GenerationOptions(), narrow, wide], generators)
         assert tokens[0] == logits[0].argmax()
         assert tokens[1] == logits[1].argmax()
-    assert (
-        len({int(choose(logits, [wide] * 3, [row_generator(wide, str(n))] * 3)[2]) for n in range(30)}) > 10
-    )
+    assert len({int(choose(logits, [wide] * 3, [row_generator(wide, str(n))] * 3)[2]) for n in range(30)}) > 10
 
 
 def test_penalty_pushes_seen_tokens_down() -> None:

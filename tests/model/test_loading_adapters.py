@@ -18,12 +18,8 @@ from danlu.models.runs import open_run, plain_model
 pytestmark = pytest.mark.model
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"]
-)
-def test_attached_and_merged_are_what_was_saved(
-    tiny_model: Path, tmp_path: Path, options: dict[str, bool]
-) -> None:
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"])
+def test_attached_and_merged_are_what_was_saved(tiny_model: Path, tmp_path: Path, options: dict[str, bool]) -> None:
     ids = token_batch()
     saved = random_adapter(load_model(tiny_model), tmp_path / "lora", **options)
     expected = logits_of(saved, ids)

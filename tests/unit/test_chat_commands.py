@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from danlu.cli.chat import HELP, Chat, chat, talk
 from danlu.core.errors import ModelError, UsageError
 from danlu.data.schema import Conversation, Message
 from danlu.engine.protocol import GREEDY, GenerationOptions
+from danlu.verbs.chat import HELP, Chat, chat, talk
 
 
 class Echo:
@@ -157,7 +157,7 @@ def test_what_to_talk_to(echo: Echo) -> None:
 def test_a_pipe_gets_answers_only(
     echo: Echo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("danlu.cli.chat._engine", lambda *_: echo)
+    monkeypatch.setattr("danlu.verbs.chat._engine", lambda *_: echo)
     chat(model="any", stdin=io.StringIO("什么是丹炉？\nsecond\n"), temperature=0.5)
     told = capsys.readouterr()
     assert told.out == "1:什么是丹炉？\n3:second\n"

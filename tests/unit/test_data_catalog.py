@@ -94,9 +94,7 @@ def test_every_key_of_an_entry() -> None:
     assert (local.place, local.sha1, local.base) == ("x.json", "ab", Path("d"))
     modelscope = entry_source("x", {"ms_hub_url": "a/b"}, None, where="x")
     assert modelscope.place == HubSource("a/b", "modelscope")
-    both = entry_source(
-        "x", {"hf_hub_url": "h/h", "ms_hub_url": "a/b", "file_name": "f.json"}, None, where="x"
-    )
+    both = entry_source("x", {"hf_hub_url": "h/h", "ms_hub_url": "a/b", "file_name": "f.json"}, None, where="x")
     assert both.place == HubSource("h/h")
 
 

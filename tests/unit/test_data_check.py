@@ -65,8 +65,7 @@ def test_check_goes_on_behind_a_file_that_cannot_be_read(tmp_path: Path) -> None
     assert report.good == 2
     assert [str(row).removeprefix(f"{tmp_path}/") for row in report.bad] == [
         "b.json: the file is empty. Give a file with at least one row",
-        "d.jsonl: no known format has these columns: left. "
-        "Name them under columns of an entry in dataset_info.json",
+        "d.jsonl: no known format has these columns: left. Name them under columns of an entry in dataset_info.json",
     ]
 
 
@@ -158,9 +157,7 @@ def test_statistics_of_known_rows() -> None:
 
 
 def test_statistics_can_count_tokens() -> None:
-    measured = statistics(
-        [Document("a b c"), Document("d")], count=lambda row: len(row.text.split()), cutoff=2
-    )  # type: ignore[union-attr]
+    measured = statistics([Document("a b c"), Document("d")], count=lambda row: len(row.text.split()), cutoff=2)  # type: ignore[union-attr]
     assert measured.unit == "tokens"
     assert measured.lengths.total == 4
     assert (measured.over_cutoff, measured.lost) == (1, 1)
@@ -270,9 +267,7 @@ def test_json_arrays_are_readable_and_keep_chinese(tmp_path: Path) -> None:
         ("text", "out.json", DataError, "no row can be written as text: a conversation becomes"),
     ],
 )
-def test_conversions_that_cannot_be(
-    tmp_path: Path, to: str, name: str, kind: type[Exception], message: str
-) -> None:
+def test_conversions_that_cannot_be(tmp_path: Path, to: str, name: str, kind: type[Exception], message: str) -> None:
     path = put(tmp_path, "x.jsonl", [alpaca("1")])
     with pytest.raises(kind, match=message):
         convert(str(path), tmp_path / name, to)

@@ -135,8 +135,7 @@ GOOD: list[tuple[str, dict[str, Any], Row]] = [
                 {"from": "human", "value": "q"},
                 {
                     "from": "function_call",
-                    "value": "<think>hm</think>\n"
-                    '[{"name": "f", "arguments": {}}, {"name": "g", "arguments": "{}"}]',
+                    "value": '<think>hm</think>\n[{"name": "f", "arguments": {}}, {"name": "g", "arguments": "{}"}]',
                 },
             ]
         },

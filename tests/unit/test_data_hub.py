@@ -81,9 +81,7 @@ def test_without_a_network_one_line_within_two_seconds(monkeypatch: pytest.Monke
     start = time.monotonic()
     with pytest.raises(DataError) as error:
         fetch(HubSource("nobody/nothing-here"))
-    assert (
-        time.monotonic() - start < 5
-    )  # 1.5 s of waiting; the rest is for slow machines to import the client
+    assert time.monotonic() - start < 5  # 1.5 s of waiting; the rest is for slow machines to import the client
     assert "the hub cannot be reached and this dataset is not in the cache" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -142,9 +140,7 @@ def test_errors_of_the_hub_are_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     ("name", "message"),
     [("GatedRepoError", "is gated"), ("RepositoryNotFoundError", "no such dataset")],
 )
-def test_gated_and_unknown_datasets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
-) -> None:
+def test_gated_and_unknown_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     errors = pytest.importorskip("huggingface_hub.errors")
     kind = getattr(errors, name)
     online(monkeypatch, kind.__new__(kind), tmp_path)

@@ -34,9 +34,7 @@ def dumped(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-ARGUMENTS = (
-    OBJECTS.map(dumped) | OBJECTS.map(lambda value: json.dumps(value, separators=(",", ":"))) | st.just("")
-)
+ARGUMENTS = OBJECTS.map(dumped) | OBJECTS.map(lambda value: json.dumps(value, separators=(",", ":"))) | st.just("")
 CALLS = st.lists(st.builds(ToolCall, WORDS, ARGUMENTS), min_size=1, max_size=2).map(tuple)
 TOOLS = st.lists(OBJECTS.map(dumped), max_size=2).map(tuple)
 TRAIN = st.none() | st.booleans()

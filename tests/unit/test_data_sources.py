@@ -28,8 +28,7 @@ def numbered(count: int) -> list[dict[str, str]]:
 def seen(path: Path) -> list[object]:
     """Instruction (or the first value) of good rows, line number of bad ones."""
     return [
-        next(iter(item.value.values())) if isinstance(item, RawRow) else item.origin.line
-        for item in iter_raw(path)
+        next(iter(item.value.values())) if isinstance(item, RawRow) else item.origin.line for item in iter_raw(path)
     ]
 
 
@@ -244,9 +243,7 @@ def test_one_wrong_quote_does_not_swallow_a_table(tmp_path: Path, broken: str) -
 
 def test_tsv_and_bom(tmp_path: Path) -> None:
     path = put(tmp_path, "\ufeff问题\t答案\r\n甲,乙\t丙\r\n", "rows.tsv")
-    assert [item.value for item in iter_raw(path) if isinstance(item, RawRow)] == [
-        {"问题": "甲,乙", "答案": "丙"}
-    ]
+    assert [item.value for item in iter_raw(path) if isinstance(item, RawRow)] == [{"问题": "甲,乙", "答案": "丙"}]
 
 
 @pytest.mark.parametrize("header", ["a,a", "a,,b"])
@@ -256,9 +253,7 @@ def test_csv_columns_have_one_name_each(tmp_path: Path, header: str) -> None:
 
 
 def test_a_damaged_line_of_a_table(tmp_path: Path) -> None:
-    path = put(
-        tmp_path, "a,b\n好好,好好\n".encode() + b"\xff,1\n" + "好好,2\n好好,好好\n".encode(), "rows.csv"
-    )
+    path = put(tmp_path, "a,b\n好好,好好\n".encode() + b"\xff,1\n" + "好好,2\n好好,好好\n".encode(), "rows.csv")
     assert seen(path) == ["好好", 3, "好好", "好好"]
 
 
@@ -277,9 +272,7 @@ def test_parquet_and_arrow(tmp_path: Path, kind: str) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import ipc, parquet
 
-    table = pyarrow.Table.from_pylist(
-        [{"text": f"第{i}行", "turns": [{"role": "user"}]} for i in range(2500)]
-    )
+    table = pyarrow.Table.from_pylist([{"text": f"第{i}行", "turns": [{"role": "user"}]} for i in range(2500)])
     path = tmp_path / f"rows.{'parquet' if kind == 'parquet' else 'arrow'}"
     if kind == "parquet":
         parquet.write_table(table, path)
@@ -303,9 +296,7 @@ def test_broken_parquet_and_arrow(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.arrow"])
-def test_without_pyarrow_the_extra_is_named(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -366,9 +357,7 @@ def test_what_a_name_looks_like() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.lists(
-        st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), min_size=1, max_size=8
-    ),
+    rows=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), min_size=1, max_size=8),
     indent=st.sampled_from([None, 0, 2]),
     ascii_only=st.booleans(),
 )
@@ -385,9 +374,7 @@ def test_any_rows_come_back_as_they_were(
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(min_size=1, max_size=80))
-def test_any_bytes_are_rows_bad_rows_or_an_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_bytes_are_rows_bad_rows_or_an_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("any")
     for name in ("x.json", "x.csv", "x.txt"):
         try:

@@ -44,9 +44,7 @@ def test_no_network_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "create_connection", unreachable)
     start = time.monotonic()
-    with pytest.raises(
-        ModelError, match=r"'a/b' is not on this machine and the hub cannot be reached"
-    ) as caught:
+    with pytest.raises(ModelError, match=r"'a/b' is not on this machine and the hub cannot be reached") as caught:
         hub.fetch("a/b", cache_dir=tmp_path)
     assert time.monotonic() - start < 2
     assert "\n" not in str(caught.value)

@@ -103,7 +103,7 @@ def test_the_package_is_found_without_running_it(tmp_path: Path, monkeypatch: py
 
 def test_nothing_heavy_is_imported() -> None:
     program = (
-        "import sys; import danlu.models.sources, danlu.cli.models, danlu.cli.chat, danlu.verbs.export; "
+        "import sys; import danlu.models.sources, danlu.cli.models, danlu.verbs.chat, danlu.verbs.export; "
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

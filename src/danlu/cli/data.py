@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from danlu.data.check import CheckReport
     from danlu.data.convert import ConvertReport
     from danlu.data.rows import BadRow
+    from danlu.data.schema import Row
     from danlu.data.statistics import Statistics
 
 app = typer.Typer(no_args_is_help=True, help="Look at datasets, check them, convert them.")
@@ -166,21 +167,39 @@ def show_statistics(
     name: NameArgument,
     dataset_dir: DatasetDirOption = "data",
     cutoff: Annotated[int | None, typer.Option(help="Count the rows longer than this.", min=1)] = None,
+    model: Annotated[str | None, typer.Option(help="Count tokens of this model instead of characters.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Lengths, what a cutoff would cost, duplicates, languages, turns. Lengths are in characters."""
+    """Lengths, what a cutoff would cost, duplicates, languages, turns."""
     from danlu.core.console import err
     from danlu.data.loading import load_rows
     from danlu.data.statistics import statistics
 
     loaded = load_rows([name], dataset_dir=dataset_dir)
-    measured = statistics(loaded.rows, cutoff=cutoff)
+    measured = statistics(loaded.rows, count=token_counter(model) if model else None, cutoff=cutoff)
     if as_json:
         _print_json({**asdict(measured), "bad": len(loaded.bad), "sources": [asdict(item) for item in loaded.sources]})
         return
     print_statistics(measured)
     if loaded.bad:
         err.print(f"{len(loaded.bad):,} bad rows are left out; see them with: danlu data check {name}")
+
+
+def token_counter(model: str) -> Callable[[Row], int]:
+    """A function that counts the tokens of a row as the model's template writes it."""
+    from danlu.data.statistics import texts
+    from danlu.data.templates import Template
+    from danlu.models.loading import load_tokenizer, model_folder
+
+    template = Template(load_tokenizer(model_folder(model), need_template=True))
+
+    def count(row: Row) -> int:
+        conversation = getattr(row, "conversation", None)
+        if conversation is None:
+            return sum(len(template.content_ids(text)) for text in texts(row))
+        return len(template.encode_pieces([template.prompt_pieces(conversation)])[0].ids)
+
+    return count
 
 
 def print_statistics(measured: Statistics) -> None:

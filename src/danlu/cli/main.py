@@ -10,6 +10,8 @@ import typer
 
 from danlu import __version__
 from danlu.cli.data import app as data_app
+from danlu.cli.models import app as models_app
+from danlu.cli.preview import preview
 from danlu.core.errors import DanluError
 
 WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -25,6 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
+data_app.command("preview")(preview)
 
 Run = Annotated[str | None, typer.Option("--run", help="run directory, or one of its checkpoints")]
 Model = Annotated[str | None, typer.Option("--model", help="without a run: folder, hub id, GGUF file or known name")]
@@ -71,6 +75,51 @@ def predict(context: typer.Context, run: Run = None, model: Model = None, adapte
     out.print(str(file), markup=False, soft_wrap=True)
 
 
+@app.command(context_settings=WORDS)
+def export(context: typer.Context) -> None:
+    """Write a run as a model folder that stands alone: --run DIR --output_dir FOLDER [--max_shard_size 2]."""
+    from danlu.cli.compat import render_resolved, resolve_export
+    from danlu.core.console import note, out
+    from danlu.data.named_templates import template_text
+    from danlu.verbs.export import export as write
+
+    resolved = resolve_export(context.args)
+    if resolved.dry_run:
+        out.print(render_resolved(resolved), markup=False, soft_wrap=True)
+        return
+    for remark in resolved.notes:
+        note(remark)
+    options = resolved.config.model_dump()
+    template = options.pop("template")
+    write(**options, template=template_text(template) if template else None)
+
+
+@app.command()
+def chat(
+    run: Run = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    system: Annotated[str | None, typer.Option(help="system prompt")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="longest answer, in tokens")] = 512,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token; above: sample")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="sample from the smallest set of tokens with this probability")] = 1.0,
+    seed: Annotated[int, typer.Option(help="seed of sampling")] = 42,
+) -> None:
+    """Talk to a run or a model in the terminal, or through a pipe with one question a line."""
+    from danlu.verbs.chat import chat as talk
+
+    talk(
+        run=run,
+        model=model,
+        adapter=adapter or (),
+        system=system,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+
+
 @app.command()
 def demo(
     output: Annotated[str, typer.Option("--output", help="folder for everything the demo writes")] = "runs/demo",
@@ -108,7 +157,7 @@ def _keys(words: list[str]) -> dict[str, Any]:
         if word.startswith("--") and "=" not in word:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
             word = f"{word}={value}"
-        joined.append(word.removeprefix("--").replace("-", "_", 0))
+        joined.append(word.removeprefix("--"))
     return parse_overrides(joined)
 
 

@@ -5,13 +5,47 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
 from danlu.core.console import out
 from danlu.core.errors import MissingDependency, ModelError
 from danlu.models.sources import packaged_models, read_folder_json, resolve_model
+
+app = typer.Typer(no_args_is_help=True, help="Known models, what a name means, templates for models without one.")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("list")
+def _list(as_json: JsonOption = False) -> None:
+    """Models that come as packages, ready to use without a hub."""
+    list_models(as_json=as_json)
+
+
+@app.command("show")
+def _show(
+    name: Annotated[str, typer.Argument(help="A name, folder, GGUF file or hub id.")], as_json: JsonOption = False
+) -> None:
+    """What a name means: kind, place, architecture, tokenizer, template."""
+    show_model(name, as_json=as_json)
+
+
+@app.command("templates")
+def _templates(as_json: JsonOption = False) -> None:
+    """Named chat templates, for models that bring none."""
+    from danlu.data.named_templates import named_templates
+
+    rows = [asdict(template) for template in named_templates().values()]
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("name", "about", box=None)
+    for row in rows:
+        table.add_row(row["name"], row["about"])
+    out.print(table)
 
 
 def list_models(*, as_json: bool = False) -> list[dict[str, Any]]:

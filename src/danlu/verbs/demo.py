@@ -22,9 +22,10 @@ from danlu.evaluate.metrics import Measurement, measure
 from danlu.evaluate.report import Report, write_report
 from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
-from danlu.verbs.evaluate import Opened, ask, open_model
+from danlu.verbs.evaluate import ask
 from danlu.verbs.export import export
 from danlu.verbs.material import evaluation_rows, rules
+from danlu.verbs.opening import engine_of, open_model
 from danlu.verbs.questions import Question, generation_options, questions
 from danlu.verbs.train import train
 
@@ -120,10 +121,8 @@ def _last_text(question: Question) -> str:
 
 def _chat_once(config: TrainConfig, merged: Path) -> None:
     from danlu.data.schema import Conversation, Message
-    from danlu.engine.local import LocalEngine
 
-    opened: Opened = open_model(config, plain_model(str(merged)))
-    engine = LocalEngine(opened.model, opened.text.tokenizer, opened.text.template)
+    engine = engine_of(open_model(config, plain_model(str(merged))))
     options = generation_options(config.generate, config.compute.seed)
     out.print(f"[quiet]you[/quiet]    {QUESTION}", soft_wrap=True)
     out.print("[quiet]model[/quiet]  ", end="")

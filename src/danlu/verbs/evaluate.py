@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.core.config import build
 from danlu.core.console import note, out, progress, warn
 from danlu.core.errors import DataError, UsageError
-from danlu.core.run import RunDirectory, is_run, resolve_run
+from danlu.core.run import RunDirectory, is_run
 from danlu.data.prepare import names_of, prepare, tokenizer_digest
 from danlu.data.schema import Row
 from danlu.engine.protocol import GenerationOptions
@@ -21,18 +19,10 @@ from danlu.evaluate.results import prefixed, print_metrics, scores_table, write_
 from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
 from danlu.verbs.material import Text, evaluation_rows, generation_stops, open_text, rules, tell, training_rows
+from danlu.verbs.opening import Opened, engine_of, open_model, settings
 from danlu.verbs.questions import Question, answer, generation_options, questions
 
 STYLES = {"danlu": "danlu", "et": "et", "llamafactory": "lf"}
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A model ready to answer, and how it reads and writes."""
-
-    model: Any
-    text: Text
-    source: TrainedModel
 
 
 def evaluate(
@@ -50,7 +40,7 @@ def evaluate(
     Returns:
         metric → value, with the prefix ``eval_``.
     """
-    config, source, folder = _settings(run, model, adapter, keys)
+    config, source, folder = settings(run, model, adapter, keys)
     return _measure(config, source, folder, split="eval", write_rows=False)
 
 
@@ -62,7 +52,7 @@ def predict(
     Returns:
         The file generated_predictions.jsonl.
     """
-    config, source, folder = _settings(run, model, adapter, keys)
+    config, source, folder = settings(run, model, adapter, keys)
     _measure(config, source, folder, split="predict", write_rows=True)
     return folder / FILE_NAME
 
@@ -80,43 +70,6 @@ def after_training(config: TrainConfig, folder: Path) -> None:
         _measure(config, source, folder, split="eval", write_rows=False)
     if config.task.do_predict:
         _measure(config, source, folder, split="predict", write_rows=True)
-
-
-def _settings(
-    run: str | Path | None, model: str | None, adapter: Sequence[str], keys: Mapping[str, Any]
-) -> tuple[TrainConfig, TrainedModel, Path]:
-    if (run is None) == (model is None):
-        raise UsageError("name either a run or a model", hint="--run DIR, or --model NAME [--adapter DIR].")
-    values = dict(keys)
-    if "dataset" in values:
-        values.setdefault("eval_dataset", values.pop("dataset"))
-    directory = resolve_run(Path(run)) if run is not None else None
-    before = directory.read_config(TrainConfig).model_dump(exclude_defaults=True) if directory else {}
-    if directory and "output_dir" not in values:
-        before.get("output", {}).pop("output_dir", None)
-    config = build(TrainConfig, _flat(before) | values, where="command line")
-    source = open_run(directory.path) if directory else plain_model(str(model), tuple(adapter))
-    place = config.output.output_dir or (str(directory.path) if directory else f"runs/{Path(str(model)).name}-eval")
-    return config, source, Path(place)
-
-
-def _flat(grouped: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in grouped.items():
-        flat |= value if isinstance(value, dict) and key != "trainer" else {key: value}
-    return flat
-
-
-def open_model(config: TrainConfig, source: TrainedModel) -> Opened:
-    """Load a model with its adapters and open its template."""
-    from danlu.models.loading import model_folder
-    from danlu.models.memory import keep_freed_memory
-
-    keep_freed_memory()
-    dtype = "bfloat16" if config.model.dtype == "auto" and config.compute.bf16 else config.model.dtype
-    model, tokenizer = source.load(dtype=dtype)
-    stops = generation_stops(model_folder(source.model))
-    return Opened(model, open_text(tokenizer, config, stops), source)
 
 
 def _measure(
@@ -198,13 +151,11 @@ def _loss(config: TrainConfig, opened: Opened) -> float:
 
 def _answers(config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: Path | None) -> tuple[Measurement, int]:
     """Ask, write answers as they come, and measure them all."""
-    from danlu.engine.local import LocalEngine
-
     asked = questions(rows, opened.text.template, rules(config))
     if not asked:
         raise DataError("none of the rows ends with an answer to compare with")
     options = generation_options(config.generate, config.compute.seed)
-    engine = LocalEngine(opened.model, opened.text.tokenizer, opened.text.template)
+    engine = engine_of(opened)
     given: dict[int, str] = {}
     file: PredictionFile | None = None
     if folder is not None:
@@ -235,9 +186,7 @@ def _answers(config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: P
 
 def ask(opened: Opened, asked: Sequence[Question], options: GenerationOptions) -> list[str]:
     """A model's answers to all questions, in their order."""
-    from danlu.engine.local import LocalEngine
-
-    engine = LocalEngine(opened.model, opened.text.tokenizer, opened.text.template)
+    engine = engine_of(opened)
     given: dict[int, str] = {}
     with progress("answers", len(asked)) as line:
 

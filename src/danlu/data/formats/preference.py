@@ -50,11 +50,7 @@ def _messages_in(text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return (
-        value
-        if all(isinstance(item, dict) and ("role" in item or "from" in item) for item in value)
-        else None
-    )
+    return value if all(isinstance(item, dict) and ("role" in item or "from" in item) for item in value) else None
 
 
 def write(row: Row) -> dict[str, Any]:

@@ -252,17 +252,12 @@ def chat(
         talk(conversation, source)
 
 
-def _engine(
-    run: str | None, model: str | None, adapter: Sequence[str], dtype: Any, device: str | None
-) -> Streamer:
-    from danlu.data.templates import Template
-    from danlu.engine.local import LocalEngine
-    from danlu.models.loading import stop_ids
-    from danlu.models.runs import open_run, plain_model
+def _engine(run: str | None, model: str | None, adapter: Sequence[str], dtype: Any, device: str | None) -> Streamer:
+    from danlu.verbs.opening import engine_of, open_model, settings
 
-    source = open_run(run) if run else plain_model(str(model), tuple(adapter))
-    loaded, tokenizer = source.load(dtype=dtype, device=device)
-    return LocalEngine(loaded, tokenizer, Template(tokenizer, stop_ids=stop_ids(loaded, tokenizer)))
+    keys = {} if dtype == "auto" else {"dtype": dtype}
+    config, source, _ = settings(run, model, adapter, keys)
+    return engine_of(open_model(config, source, device=device))
 
 
 def _say(text: str) -> None:
