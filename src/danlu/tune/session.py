@@ -34,6 +34,7 @@ from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
+from danlu.tune.norms import speed_up_norms
 from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
 from danlu.tune.trainer import DanluTrainer, Measure
@@ -145,6 +146,8 @@ class Session:
             model.set_attn_implementation(_attention(config) or "sdpa")
         if not abilities.packed:
             note("this model's sequences cannot be packed side by side; they are padded instead")
+        if model.device.type == "cpu":
+            speed_up_norms(model)
         tuned = METHODS[config.method.finetuning_type].apply(model, config)
         if tuned.prefix is not None and not abilities.packed:
             raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
