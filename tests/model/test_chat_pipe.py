@@ -13,7 +13,10 @@ import pytest
 import torch
 from probes import random_adapter, random_prefix
 
+from danlu.core.manifest import Manifest
+from danlu.core.run import RunDirectory
 from danlu.models.loading import load_model, load_tokenizer
+from danlu.tune.config import TrainConfig
 from danlu.verbs.chat import chat
 
 pytestmark = pytest.mark.model
@@ -40,6 +43,8 @@ def test_a_run_answers_differently_from_its_base(
         random_adapter(model, tmp_path)
     else:
         random_prefix(model).save(tmp_path, base=model.name_or_path)
+    RunDirectory(tmp_path).write_config(TrainConfig())
+    RunDirectory(tmp_path).write_manifest(Manifest(method=kind))
     base = talked("你好\n", capsys, model=str(tiny_models["qwen3"]))
     run = talked("你好\n", capsys, run=str(tmp_path))
     assert run != base

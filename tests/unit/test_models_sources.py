@@ -124,3 +124,12 @@ def test_models_are_listed_and_shown(folder: Path, capsys: pytest.CaptureFixture
     (folder / "chat_template.jinja").write_text("x")
     show_model(str(folder))
     assert "True" in capsys.readouterr().out
+
+
+def test_the_room_offers_its_functions() -> None:
+    import danlu.models
+
+    for name in danlu.models.__all__:
+        assert callable(getattr(danlu.models, name))
+    with pytest.raises(AttributeError, match="load_modle"):
+        danlu.models.load_modle  # noqa: B018

@@ -80,13 +80,15 @@ def packed_attention(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
+    lengths = [end - start for start, end in zip(bounds[:-1], bounds[1:])]
+    # splitting once is one concatenation in the backward pass; slicing would fill and add a whole tensor each time
+    parts = zip(query[0].split(lengths, 1), key[0].split(lengths, 1), value[0].split(lengths, 1), strict=True)
     outputs = []
-    for start, end in zip(bounds[:-1], bounds[1:]):
-        q, k, v = query[0, :, start:end], key[0, :, start:end], value[0, :, start:end]
+    for length, (q, k, v) in zip(lengths, parts):
         if before is not None:
-            k, v = torch.cat((before[0], k), dim=1), torch.cat((before[1], v), dim=1)
-        window = sliding_window if sliding_window is not None and sliding_window < end - start else None
-        explicit = softcap is not None or (q.device.type == "cpu" and end - start <= EXPLICIT_LIMIT)
+            k, v = torch.cat((before[0], k), dim=1), torch.cat((before[1], v), dim=1)  # noqa: PLW2901
+        window = sliding_window if sliding_window is not None and sliding_window < length else None
+        explicit = softcap is not None or (q.device.type == "cpu" and length <= EXPLICIT_LIMIT)
         attend = _explicit if explicit else _fused
         outputs.append(attend(q, k, v, scale, dropout, window, softcap).transpose(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
@@ -98,9 +100,8 @@ def _explicit(
     """Attention by matrix products; heads that share a key are one product. All (heads, length, d)."""
     heads, length, width = q.shape
     groups = heads // k.shape[0]
-    mask = _bias(length, k.shape[1], window, q.dtype, q.device)
+    stacked = _bias(length, k.shape[1], window, q.dtype, q.device, groups)
     shape = (k.shape[0], groups * length, k.shape[1])
-    stacked = mask.expand(groups, *mask.shape).reshape(shape[1:]) if groups > 1 else mask
     q = q.reshape(k.shape[0], groups * length, width)
     if softcap is None:
         scores = torch.baddbmm(stacked.expand(shape), q, k.transpose(1, 2), alpha=scale)
@@ -130,12 +131,15 @@ def _fused(
     )[0]
 
 
-@lru_cache(maxsize=64)
-def _bias(queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(queries, keys): 0 where a query sees a key, -inf elsewhere; the last query sees the last key."""
+@lru_cache(maxsize=32)
+def _bias(
+    queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device, copies: int = 1
+) -> Tensor:
+    """(copies · queries, keys): 0 where a query sees a key, -inf elsewhere; the last query sees the last key."""
     place = torch.arange(queries, device=device).unsqueeze(1)
     other = torch.arange(keys, device=device).unsqueeze(0) - (keys - queries)
     hidden = other > place
     if window is not None:
         hidden |= (other <= place - window) & (other >= 0)
-    return torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+    one = torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+    return one.repeat(copies, 1) if copies > 1 else one

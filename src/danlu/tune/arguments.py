@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import ConfigError, did_you_mean
+from danlu.models.quiet import quiet
 from danlu.tune.config import TrainConfig
 
 
@@ -39,7 +40,8 @@ def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, c
             )
         values[name] = value
     try:
-        return TrainingArguments(**values)
+        with quiet():
+            return TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"transformers refuses the training arguments: {error}") from error
 

@@ -83,6 +83,22 @@ def pack_groups(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
     return groups
 
 
+def training_batches(
+    store: TokenStore, members: NDArray[np.int64], batch_size: int, seed: int, packing: int | None = None
+) -> ShuffledBatches:
+    """The batches of a training: positions in ``members``.
+
+    Args:
+        store: the sequences.
+        members: those that are trained on.
+        batch_size: sequences (or packs of them) in a batch.
+        seed: decides the order.
+        packing: fill packs up to this many tokens, or None for one sequence a unit.
+    """
+    groups = pack_groups(store.lengths[members], packing) if packing else None
+    return ShuffledBatches(len(members), batch_size, seed, groups)
+
+
 def collate(store: TokenStore, members: Sequence[int]) -> Batch:
     """Lay sequences side by side.
 

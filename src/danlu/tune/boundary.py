@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from danlu.core.workspace import cache_folder
+from danlu.data.tokens import TokenStore
+from danlu.tune.batches import collate
 
 DISK_SHARE = 0.25
 """At most this share of the free disk is used."""
@@ -23,20 +25,30 @@ DISK_SHARE = 0.25
 class BoundaryCache:
     """Hidden states at the lowest trained layer, one block for each sequence, in a file that is deleted with it.
 
+    Matrix products of other sizes may round differently, so the states of a sequence are always computed in the
+    company it has in the first epoch: a run that is resumed later sees the same numbers, bit for bit.
+
     Args:
-        bounds: where each sequence begins and ends in the token store (n + 1).
+        store: the sequences.
+        batches: those of the first epoch, as numbers of sequences in the store.
         width: hidden size.
         first_trained: number of the lowest layer that is trained.
         dtype: of the hidden states.
     """
 
-    def __init__(self, bounds: NDArray[np.int64], width: int, first_trained: int, dtype: torch.dtype) -> None:
-        self.bounds, self.first_trained, self.dtype = bounds, first_trained, dtype
+    def __init__(
+        self, store: TokenStore, batches: Sequence[Sequence[int]], width: int, first_trained: int, dtype: torch.dtype
+    ) -> None:
+        self.store, self.batches = store, batches
+        self.first_trained, self.dtype, self.width = first_trained, dtype, width
         self.folder = Path(tempfile.mkdtemp(prefix="states-", dir=cache_folder("boundary")))
-        count = int(bounds[-1]) * width
         raw = np.int16 if dtype.itemsize == 2 else np.int32
+        count = int(store.bounds[-1]) * width
         self.file: NDArray[Any] = np.memmap(self.folder / "states.bin", dtype=raw, mode="w+", shape=(count,))
-        self.width, self.kept = width, np.zeros(len(bounds) - 1, dtype=np.bool_)
+        self.home = np.zeros(len(store), dtype=np.int64)
+        for number, batch in enumerate(batches):
+            self.home[list(batch)] = number
+        self.kept = np.zeros(len(batches), dtype=np.bool_)
 
     @staticmethod
     def fits(tokens: int, width: int, itemsize: int) -> bool:
@@ -47,47 +59,61 @@ class BoundaryCache:
         """Delete the file."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def states(
-        self, backbone: Any, input_ids: Tensor, position_ids: Tensor, options: dict[str, Any], members: Tensor
-    ) -> Tensor:
-        """Hidden states below the trained layers, (1, T, width), computed or read."""
+    def states(self, backbone: Any, members: Tensor, options: Callable[[Tensor], dict[str, Any]]) -> Tensor:
+        """Hidden states below the trained layers, (1, T, width), computed or read.
+
+        Args:
+            backbone: the model without its head.
+            members: numbers of the sequences wanted.
+            options: what the backbone is told besides ids and positions, from the bounds of a batch.
+        """
         wanted = members.tolist()
-        if all(self.kept[member] for member in wanted):
-            parts = [torch.from_numpy(self._block(member)) for member in wanted]
-            return torch.cat(parts).view(self.dtype).view(1, -1, self.width).to(input_ids.device)
-        with torch.no_grad(), self._lower_half(backbone):
+        for number in np.unique(self.home[wanted]):
+            if not self.kept[number]:
+                self._compute(backbone, self.batches[number], options, members.device)
+                self.kept[number] = True
+        parts = [torch.from_numpy(self._block(member)) for member in wanted]
+        return torch.cat(parts).view(self.dtype).view(1, -1, self.width).to(members.device)
+
+    @torch.no_grad()
+    def _compute(
+        self, backbone: Any, batch: Sequence[int], options: Callable[[Tensor], dict[str, Any]], device: torch.device
+    ) -> None:
+        inputs = {name: value.to(device) for name, value in collate(self.store, batch).items()}
+        told = options(inputs["bounds"])
+        with lower_half(backbone, self.first_trained):
             states = backbone(
-                input_ids=input_ids, position_ids=position_ids, use_cache=False, **options
+                input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False, **told
             ).last_hidden_state
         flat = states[0].to(self.dtype).view(torch.int16 if self.dtype.itemsize == 2 else torch.int32).cpu()
         start = 0
-        for member in wanted:
-            length = int(self.bounds[member + 1] - self.bounds[member])
+        for member in batch:
+            length = int(self.store.lengths[member])
             self._block(member)[:] = flat[start : start + length].reshape(-1).numpy()
-            self.kept[member] = True
             start += length
-        return states.detach()
 
     def _block(self, member: int) -> NDArray[Any]:
-        start, end = int(self.bounds[member]), int(self.bounds[member + 1])
+        start, end = int(self.store.bounds[member]), int(self.store.bounds[member + 1])
         return self.file[start * self.width : end * self.width]
 
-    @contextmanager
-    def upper_half(self, backbone: Any) -> Iterator[None]:
-        """Only the layers from the lowest trained one on."""
-        with _layers(backbone, backbone.layers[self.first_trained :]):
-            yield
 
-    @contextmanager
-    def _lower_half(self, backbone: Any) -> Iterator[None]:
-        """Only the layers below the lowest trained one, without the final norm."""
-        norm = backbone.norm
-        backbone.norm = nn.Identity()
-        try:
-            with _layers(backbone, backbone.layers[: self.first_trained]):
-                yield
-        finally:
-            backbone.norm = norm
+@contextmanager
+def upper_half(backbone: Any, first_trained: int) -> Iterator[None]:
+    """Only the layers from the lowest trained one on."""
+    with _layers(backbone, backbone.layers[first_trained:]):
+        yield
+
+
+@contextmanager
+def lower_half(backbone: Any, first_trained: int) -> Iterator[None]:
+    """Only the layers below the lowest trained one, without the final norm."""
+    norm = backbone.norm
+    backbone.norm = nn.Identity()
+    try:
+        with _layers(backbone, backbone.layers[:first_trained]):
+            yield
+    finally:
+        backbone.norm = norm
 
 
 @contextmanager
@@ -101,23 +127,27 @@ def _layers(backbone: Any, chosen: nn.ModuleList) -> Iterator[None]:
 
 
 @torch.no_grad()
-def splits_exactly(backbone: Any, first_trained: int, input_ids: Tensor, options: dict[str, Any]) -> bool:
-    """Whether running the lower and then the upper layers gives what running all gives."""
+def split_dtype(
+    backbone: Any, first_trained: int, input_ids: Tensor, options: dict[str, Any]
+) -> torch.dtype | None:
+    """The precision of hidden states at the boundary, if lower and upper layers can be run one after the other.
+
+    Returns:
+        None when the two halves do not give exactly what the whole gives.
+    """
     if not (hasattr(backbone, "layers") and isinstance(getattr(backbone, "norm", None), nn.Module)):
-        return False
+        return None
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in backbone.modules()):
-        return False
+        return None
     positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
-    bounds = np.array([0, input_ids.shape[1]])
-    whole = backbone(input_ids=input_ids, position_ids=positions, use_cache=False, **options).last_hidden_state
-    cache = BoundaryCache(bounds, whole.shape[-1], first_trained, whole.dtype)
+    told = {"position_ids": positions, "use_cache": False, **options}
     try:
-        cache.states(backbone, input_ids, positions, options, torch.tensor([0]))
-        below = cache.states(backbone, input_ids, positions, options, torch.tensor([0]))
-        with cache.upper_half(backbone):
-            again = backbone(inputs_embeds=below, position_ids=positions, use_cache=False, **options)
-        return bool(torch.equal(again.last_hidden_state, whole))
+        whole = backbone(input_ids=input_ids, **told).last_hidden_state
+        with lower_half(backbone, first_trained):
+            below = backbone(input_ids=input_ids, **told).last_hidden_state
+        with upper_half(backbone, first_trained):
+            again = backbone(inputs_embeds=below, **told).last_hidden_state
     except (TypeError, RuntimeError, AttributeError, IndexError):
-        return False  # code whose layers cannot be run in two parts
-    finally:
-        cache.close()
+        return None  # code whose layers cannot be run in two parts
+    dtype: torch.dtype = below.dtype
+    return dtype if torch.equal(again, whole) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -14,6 +15,7 @@ from transformers import TrainerCallback
 from danlu.core.console import ProgressLine, note
 from danlu.core.errors import RunError
 from danlu.core.events import EventLog
+from danlu.core.run import RunDirectory
 from danlu.tune.artefacts import append_log, log_values
 from danlu.tune.config import FileStyle
 
@@ -86,7 +88,9 @@ class StopOnRequest(TrainerCallback):
         self.asked = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Listen for SIGINT and SIGTERM."""
+        """Listen for SIGINT and SIGTERM; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -98,8 +102,14 @@ class StopOnRequest(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop if that was asked."""
         if self.asked and state.global_step < state.max_steps:
+            args.save_only_model = False  # without the optimizer there would be no going on
             control.should_save = True
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """An epoch that was cut short is not measured, logged or saved as if it were whole."""
+        if self.asked and not float(state.epoch or 0.0).is_integer():
+            control.should_log = control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop listening."""
@@ -122,15 +132,30 @@ class StopOnNonsense(TrainerCallback):
             RunError: naming the step and the last good checkpoint.
         """
         loss = (logs or {}).get("loss")
-        if loss is None or math.isfinite(loss):
-            return
-        saved = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        last = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
-        raise RunError(
-            f"the loss became {loss} at step {state.global_step}",
-            where=args.output_dir,
-            hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last}",
-        )
+        if loss is not None:
+            stop_if_nonsense(loss, state.global_step, Path(args.output_dir))
+
+
+def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
+    """Refuse a loss that is not a number.
+
+    Args:
+        loss: of the steps since the last log line.
+        step: optimizer steps made.
+        folder: the run directory.
+
+    Raises:
+        RunError: naming the step and the last good checkpoint.
+    """
+    if math.isfinite(loss):
+        return
+    saved = RunDirectory(folder).checkpoints()
+    last = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
+    raise RunError(
+        f"the loss became {loss} at step {step}",
+        where=str(folder),
+        hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last}",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,8 @@ def check(config: TrainConfig) -> None:
 
 def _check_evaluation(config: TrainConfig) -> None:
     rows = bool(config.data.eval_dataset) or config.data.val_size > 1e-6
+    if config.data.eval_dataset and config.data.val_size > 1e-6:
+        raise UsageError("eval_dataset and val_size both name rows to evaluate on", hint="Keep one of them.")
     if not rows:
         asked = [name for name in ("do_eval", "do_predict") if getattr(config.task, name)]
         asked += ["eval_strategy"] if config.task.do_train and config.log.eval_strategy != "no" else []
@@ -39,6 +41,13 @@ def _check_evaluation(config: TrainConfig) -> None:
             raise UsageError("load_best_model_at_end needs eval_strategy", hint="Set it to steps or epoch.")
         if log.early_stopping_steps:
             raise UsageError("early_stopping_steps needs eval_strategy", hint="Set it to steps or epoch.")
+    metric = (log.metric_for_best_model or "loss").removeprefix("eval_")
+    if not metric.endswith("loss") and not config.task.predict_with_generate:
+        raise UsageError(
+            f"{metric} is measured only when answers are generated",
+            where="metric_for_best_model",
+            hint="Set predict_with_generate=true, or use loss.",
+        )
     if log.load_best_model_at_end and config.output.save_strategy != log.eval_strategy:
         raise UsageError(
             "load_best_model_at_end needs a checkpoint at each evaluation",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1024
+CHUNK = 512
 """Positions whose logits exist at one time: CHUNK × vocabulary numbers."""
 
 

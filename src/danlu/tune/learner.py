@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.models.attention import PACKED, register
-from danlu.tune.boundary import BoundaryCache
+from danlu.tune.boundary import BoundaryCache, upper_half
 from danlu.tune.head import summed_cross_entropy
 
 
@@ -89,8 +89,8 @@ class Learner(nn.Module):
         if self.prefix is not None:
             position_ids = position_ids + self.prefix.shape.length
         if self.cache is not None and members is not None:
-            below = self.cache.states(backbone, input_ids, position_ids, options, members)
-            with self.cache.upper_half(backbone):
+            below = self.cache.states(backbone, members, self._options)
+            with upper_half(backbone, self.cache.first_trained):
                 states = backbone(inputs_embeds=below, position_ids=position_ids, use_cache=False, **options)
         else:
             states = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,12 +29,13 @@ from danlu.tune.artefacts import (
     write_results,
     write_training_args,
 )
-from danlu.tune.batches import Sequences, pack_groups
-from danlu.tune.boundary import BoundaryCache, splits_exactly
+from danlu.tune.batches import Sequences, pack_groups, training_batches
+from danlu.tune.boundary import BoundaryCache, split_dtype
 from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
+from danlu.tune.norms import speed_up_norms
 from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
 from danlu.tune.trainer import DanluTrainer, Measure
@@ -101,6 +103,8 @@ class Session:
         members, held_out = split_members(self.store, config.data.val_size, config.compute.seed)
         plan = self.plan(members)
         keep_freed_memory()
+        for half_written in output.glob(".saving-*"):
+            shutil.rmtree(half_written, ignore_errors=True)
         set_seed(config.compute.seed)
         learner, tuned = self._learner(members)
         trainer = self._trainer(learner, tuned, members, held_out, plan)
@@ -115,14 +119,14 @@ class Session:
             stop.release()
             if learner.cache:
                 learner.cache.close()
-        if stop.asked:
+        if stop.asked and trainer.state.global_step < trainer.state.max_steps:
             raise RunError(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} as you asked; it is saved",
                 where=str(output),
                 hint="Start the same command again to go on.",
             )
         with quiet():
-            trainer.save_model()
+            trainer.save_final()
         trainer.save_state()
         metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
         self._finish(metrics, trainer.state.log_history, data)
@@ -145,6 +149,8 @@ class Session:
             model.set_attn_implementation(_attention(config) or "sdpa")
         if not abilities.packed:
             note("this model's sequences cannot be packed side by side; they are padded instead")
+        if model.device.type == "cpu":
+            speed_up_norms(model)
         tuned = METHODS[config.method.finetuning_type].apply(model, config)
         if tuned.prefix is not None and not abilities.packed:
             raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
@@ -155,17 +161,23 @@ class Session:
         config, first = self.config, tuned.first_trained
         if first is None or not config.compute.freeze_cache or config.optimizer.num_train_epochs <= 1:
             return None
+        if config.compute.neftune_noise_alpha:
+            return None  # the noise on the embeddings is another one in each epoch
         backbone, width = tuned.model.base_model, tuned.model.config.hidden_size
-        dtype = torch.bfloat16 if config.compute.bf16 else frozen_dtype(config, torch.float32)
-        tokens = int(self.store.lengths[members].sum())
-        if not BoundaryCache.fits(tokens, width, dtype.itemsize):
-            note("hidden states of the frozen layers are not kept: they would fill the disk")
-            return None
         probe = torch.arange(3, 12, device=tuned.model.device).unsqueeze(0)
         options = {"bounds": [0, 9], "attention_mask": torch.zeros(1, 1, 1, 1, device=probe.device)}
-        if not splits_exactly(backbone, first, probe, options):
+        with torch.autocast(probe.device.type, torch.bfloat16, enabled=config.compute.bf16):
+            dtype = split_dtype(backbone, first, probe, options)
+        if dtype is None:
             return None
-        return BoundaryCache(self.store.bounds, width, first, dtype)
+        if not BoundaryCache.fits(int(self.store.bounds[-1]), width, dtype.itemsize):
+            note("hidden states of the frozen layers are not kept: they would fill the disk")
+            return None
+        size = config.optimizer.per_device_train_batch_size
+        packing = config.encode.cutoff_len if config.encode.packing else None
+        order = training_batches(self.store, members, size, config.compute.seed, packing)
+        batches = [[int(members[place]) for place in batch] for batch in order]
+        return BoundaryCache(self.store, batches, width, first, dtype)
 
     def _trainer(
         self, learner: Learner, tuned: Tuned, members: NDArray[np.int64], held_out: NDArray[np.int64], plan: Plan

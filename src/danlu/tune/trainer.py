@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from danlu.core.errors import RunError
+from danlu.core.errors import RunError, UsageError, did_you_mean
 from danlu.core.files import read_json, write_json
-from danlu.tune.batches import Batch, Sequences, ShuffledBatches, collate, pack_groups
+from danlu.tune.batches import Batch, Sequences, collate, training_batches
+from danlu.tune.callbacks import stop_if_nonsense
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
 
@@ -59,15 +64,15 @@ class DanluTrainer(Trainer):
         self.on_checkpoint = on_checkpoint
         super().__init__(model=learner, train_dataset=train, **arguments)
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_RestoreProgress(self))
+        self.resumed_from: Path | None = None
+        self._began = time.time()
+        self._epoch_over = self._postponed = False
+        self.add_callback(_Progress(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Packed batches in the order of the seed and the epoch."""
         data = self.train_dataset
-        groups = None
-        if self.packing:
-            groups = pack_groups(data.store.lengths[data.members], self.packing)
-        batches = ShuffledBatches(len(data), self._train_batch_size, self.args.seed, groups)
+        batches = training_batches(data.store, data.members, self._train_batch_size, self.args.seed, self.packing)
         return self.accelerator.prepare(self._loader(data, batches))
 
     def _loader(self, data: Sequences, batches: Any) -> DataLoader[Any]:
@@ -110,19 +115,36 @@ class DanluTrainer(Trainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean loss per trained token on each evaluation set, and what ``measure`` adds."""
         metrics: dict[str, float] = {}
+        whole = np.zeros(2)
         for name, data in self.evaluations.items():
             key = f"{metric_key_prefix}_{name}_loss" if name else f"{metric_key_prefix}_loss"
-            metrics[key] = self._evaluation_loss(data)
+            total, count = self._evaluation_loss(data)
+            metrics[key] = total / count
+            whole += total, count
+        if self.evaluations:
+            metrics[f"{metric_key_prefix}_loss"] = float(whole[0] / whole[1])
         if self.measure is not None:
             self.model.eval()
             measured = self.measure(self.tuned)
             metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
+        self._check_metric(metrics)
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _check_metric(self, metrics: Mapping[str, float]) -> None:
+        wanted = self.args.metric_for_best_model
+        if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+            names = [name.removeprefix("eval_") for name in metrics]
+            raise UsageError(
+                f"the evaluation has no metric {wanted!r}",
+                where="metric_for_best_model",
+                hint=did_you_mean(wanted, names) or f"It has {', '.join(names)}.",
+            )
+
     @torch.no_grad()
-    def _evaluation_loss(self, data: Sequences) -> float:
+    def _evaluation_loss(self, data: Sequences) -> tuple[float, float]:
+        """Summed loss and number of trained tokens."""
         size = self.args.per_device_eval_batch_size
         batches = [list(range(start, min(start + size, len(data)))) for start in range(0, len(data), size)]
         loader = self.accelerator.prepare(self._loader(data, batches))
@@ -140,7 +162,7 @@ class DanluTrainer(Trainer):
             total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
         learner.train(was_training)
         self.model.cache = cache
-        return float(total[0] / total[1])
+        return float(total[0]), float(total[1])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what the method trained, and the tokenizer."""
@@ -157,26 +179,20 @@ class DanluTrainer(Trainer):
         """Write a checkpoint beside its place and move it there when it is whole."""
         run = Path(self.args.output_dir)
         final = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        work = run / f".saving-{self.state.global_step}"
+        work, replaced = run / f".saving-{self.state.global_step}", run / f".saving-over-{self.state.global_step}"
+        stop_if_nonsense(float(self._tr_loss), self.state.global_step, run)
         self.store_flos()
-        try:
+        if self.state.best_global_step:
+            best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            self.state.best_model_checkpoint = str(best) if best == final or best.exists() else None
+        with _whole_or_absent(work, f"the checkpoint of step {self.state.global_step}"):
             self._write_checkpoint(work)
-        except (OSError, RuntimeError) as error:
-            shutil.rmtree(work, ignore_errors=True)
-            if not _disk_trouble(error):
-                raise
-            raise RunError(
-                f"the checkpoint of step {self.state.global_step} cannot be written: {error}",
-                where=str(run),
-                hint="Free some space and start the same command again; it goes on from the last checkpoint.",
-            ) from error
+            if self.args.should_save:
+                if final.exists():
+                    final.replace(replaced)
+                work.replace(final)
         if self.args.should_save:
-            shutil.rmtree(final, ignore_errors=True)
-            work.replace(final)
-            if self.state.best_global_step:
-                best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-                self.state.best_model_checkpoint = str(best) if best.exists() else None
-                self.state.save_to_json(str(final / "trainer_state.json"))
+            shutil.rmtree(replaced, ignore_errors=True)
             rotate_checkpoints(
                 output_dir=str(run),
                 save_total_limit=self.args.save_total_limit,
@@ -185,7 +201,6 @@ class DanluTrainer(Trainer):
             )
 
     def _write_checkpoint(self, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.save_model(str(folder), _internal_call=True)
         if not self.args.save_only_model:
@@ -202,13 +217,43 @@ class DanluTrainer(Trainer):
                 "total_loss": self._total_loss_scalar,
                 "last_logged_step": self._globalstep_last_logged,
                 "start_step": self._initial_global_step,
+                "seconds": time.time() - self._began,
             }
             write_json(folder / _PROGRESS, gathered)
             if self.on_checkpoint:
                 self.on_checkpoint(folder)
 
+    def save_final(self) -> None:
+        """Write the trained model into the run directory, each file whole or not at all.
+
+        Raises:
+            RunError: when the disk is full; what was there before is unchanged.
+        """
+        run = Path(self.args.output_dir)
+        work = run / ".saving-final"
+        with _whole_or_absent(work, "the trained model"):
+            self.save_model(str(work))
+            for file in sorted(work.iterdir()) if work.exists() else ():
+                file.replace(run / file.name)
+        shutil.rmtree(work, ignore_errors=True)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # At the last step of an epoch the loop comes here twice: after the step and after the epoch. A checkpoint
+        # between the two would make a resumed run miss what is logged and measured by epoch.
+        ending = float(self.state.epoch or 0.0).is_integer() and not self._epoch_over
+        postponed = ending and self.control.should_save
+        if postponed:
+            self.control.should_save = False
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._postponed = postponed
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.method.load(self.tuned, Path(resume_from_checkpoint))
+        self.resumed_from = Path(resume_from_checkpoint)
+        self.method.load(self.tuned, self.resumed_from)
+
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
+        # Speeds are over the whole run, so its time is as well.
+        return super()._finalize_training(trial, num_train_samples, self._began)
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
@@ -225,22 +270,60 @@ class _Collate:
         return collate(self.store, members)
 
 
-class _RestoreProgress(TrainerCallback):
-    """Gives a resumed loop the loss that had been gathered but not logged when the checkpoint was written."""
+class _Progress(TrainerCallback):
+    """Gives a resumed loop what that of transformers forgets, and marks the ends of epochs."""
 
     def __init__(self, trainer: DanluTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called after the loop has set its counters to zero."""
-        path = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / _PROGRESS
-        if not state.global_step or not path.exists():
+        trainer = self.trainer
+        trainer._began = time.time()
+        if trainer.resumed_from is None:
             return
-        saved = read_json(path)
-        self.trainer._tr_loss += saved["gathered_loss"]
-        self.trainer._total_loss_scalar = saved["total_loss"]
-        self.trainer._globalstep_last_logged = saved["last_logged_step"]
-        self.trainer._initial_global_step = saved["start_step"]
+        for callback in trainer.callback_handler.callbacks:
+            known = state.stateful_callbacks.get(type(callback).__name__)
+            if isinstance(callback, EarlyStoppingCallback) and isinstance(known, dict):
+                callback.early_stopping_patience_counter = known["attributes"]["early_stopping_patience_counter"]
+        path = trainer.resumed_from / _PROGRESS
+        if path.exists():
+            saved = read_json(path)
+            trainer._tr_loss += saved["gathered_loss"]
+            trainer._total_loss_scalar = saved["total_loss"]
+            trainer._globalstep_last_logged = saved["last_logged_step"]
+            trainer._initial_global_step = saved["start_step"]
+            trainer._began -= saved.get("seconds", 0.0)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The steps of an epoch follow."""
+        self.trainer._epoch_over = self.trainer._postponed = False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A checkpoint that was due after the last step is written after the epoch."""
+        self.trainer._epoch_over = True
+        control.should_save |= self.trainer._postponed
+
+
+@contextmanager
+def _whole_or_absent(work: Path, what: str) -> Iterator[None]:
+    """Write into a folder that is removed if that fails.
+
+    Raises:
+        RunError: when the disk is full.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        yield
+    except (RunError, OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        if not _disk_trouble(error):
+            raise
+        raise RunError(
+            f"{what} cannot be written: {error}",
+            where=str(work.parent),
+            hint="Free some space and start the same command again; it goes on from the last checkpoint.",
+        ) from error
 
 
 class _own_attention:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from danlu.core import run as runs
 from danlu.core.config import build, read_yaml
 from danlu.core.console import note
@@ -115,6 +117,12 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     started = time.monotonic()
     resume = config.output.resume_from_checkpoint
     named = isinstance(resume, str)
+    if named and not is_whole(Path(str(resume))):
+        raise RunError(
+            "this is no checkpoint that training can go on from",
+            where=str(resume),
+            hint="A checkpoint holds trainer_state.json and optimizer.pt.",
+        )
     run = runs.prepare(
         folder,
         config,
@@ -125,12 +133,14 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     material = gather(config)
     manifest = _manifest(config, material, command)
     run.write_manifest(manifest)
-    run.write_row_keys(int(key) for key in material.rows.store.keys)
+    from danlu.tune.session import Session, split_members
+
+    store = material.rows.store
+    members, _ = split_members(store, config.data.val_size, config.compute.seed)
+    run.write_row_keys(int(key) for key in store.keys[np.unique(store.rows[members])])
     checkpoint = Path(str(resume)) if named else latest_checkpoint(run)
     if checkpoint:
         note(f"resuming from {checkpoint}")
-    from danlu.tune.session import Session
-
     session = Session(config, run, material.folder, material.text.tokenizer, material.rows.store)
     session.evaluation = {name: prepared.store for name, prepared in material.evaluation.items()}
     if config.task.predict_with_generate and config.log.eval_strategy != "no":
@@ -140,10 +150,15 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     session.run(checkpoint, data=[f"{s.name}: {s.rows} rows" for s in material.rows.sources], started=started)
 
 
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has everything that training needs to go on."""
+    return (checkpoint / "trainer_state.json").is_file() and (checkpoint / "optimizer.pt").is_file()
+
+
 def latest_checkpoint(run: RunDirectory) -> Path | None:
     """The newest checkpoint that training can go on from."""
     for checkpoint in reversed(run.checkpoints()):
-        if (checkpoint / "trainer_state.json").is_file() and (checkpoint / "optimizer.pt").is_file():
+        if is_whole(checkpoint):
             return checkpoint
     if run.checkpoints():
         raise RunError(

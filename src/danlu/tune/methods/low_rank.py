@@ -56,13 +56,6 @@ def speed_up(adapter: Any) -> int:
     return count
 
 
-def restore(adapter: Any) -> None:
-    """Undo :func:`speed_up`."""
-    for module in adapter.modules():
-        if isinstance(module.__dict__.get("forward"), _Forward):
-            del module.forward
-
-
 class _Forward:
     """The forward of one layer; falls back to PEFT's own whenever the layer is not in its simplest state."""
 
