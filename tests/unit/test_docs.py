@@ -44,6 +44,7 @@ def markdown(root: Path) -> Iterator[Path]:
 def verbs() -> list[tuple[str, ...]]:
     """Every command of the CLI, as its words: ("train",), ("data", "check"), …"""
     import typer
+
     from danlu.cli.main import app
 
     def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
