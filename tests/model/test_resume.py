@@ -169,9 +169,7 @@ def test_kill_minus_nine(tiny_models: dict[str, Path], data: Path, tmp_path: Pat
     assert not list(again.glob(".saving-*"))
 
 
-def test_a_finished_run_started_again_changes_nothing(
-    tiny_models: dict[str, Path], data: Path, tmp_path: Path
-) -> None:
+def test_a_finished_run_started_again_changes_nothing(tiny_models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     options = {**HARD, "finetuning_type": "freeze"}
     whole = tune(tiny_models["llama"], data, tmp_path / "whole", **options)
     again = tune(tiny_models["llama"], data, tmp_path / "again", **options)
@@ -179,9 +177,7 @@ def test_a_finished_run_started_again_changes_nothing(
     assert_same_run(whole, again)
 
 
-def test_a_checkpoint_of_another_run_can_be_named(
-    tiny_models: dict[str, Path], data: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_another_run_can_be_named(tiny_models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     options = {**HARD, "finetuning_type": "lora"}
     whole = tune(tiny_models["llama"], data, tmp_path / "whole", **options)
     checkpoint = str(whole / "checkpoint-3")

@@ -222,6 +222,9 @@ def test_both_sides_get_the_same_options(tmp_path: Path) -> None:
 
 def test_only_the_best_settings_of_the_peer_differ() -> None:
     danlu, peer, best = sides.contenders(2)
-    assert not danlu.training and not peer.training and not danlu.environment and not peer.environment
+    assert not danlu.training
+    assert not peer.training
+    assert not danlu.environment
+    assert not peer.environment
     assert best.training["disable_gradient_checkpointing"] is True
     assert set(best.environment) == set(sides.MALLOC)
