@@ -46,6 +46,7 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> Any:
         """The text of token ids."""
 
+
 _INSIDE = "\0inside"
 """Stands for ordinary text before a piece."""
 
