@@ -119,7 +119,7 @@ def test_the_plan_counts_what_is_trained(
         {"finetuning_type": "freeze", "freeze_trainable_layers": -1, "freeze_trainable_modules": "mlp"},
         {"finetuning_type": "freeze", "freeze_trainable_layers": 1, "freeze_extra_modules": "norm, lm_head"},
     ],
-    ids=lambda options: "-".join(options),
+    ids="-".join,
 )
 def test_the_plan_counts_choices(
     options: dict[str, Any],

@@ -204,7 +204,7 @@ def test_an_unstable_template_is_refused() -> None:
 
 
 def test_templates_that_cannot_be_used() -> None:
-    with pytest.raises(TemplateError, match="brings no chat template.*template="):
+    with pytest.raises(TemplateError, match=r"brings no chat template.*template="):
         Template(make_tokenizer(None))
     with pytest.raises(TemplateError, match="not valid Jinja"):
         make_template("{% for %}")

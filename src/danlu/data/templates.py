@@ -51,7 +51,7 @@ _INSIDE = "\0inside"
 """Stands for ordinary text before a piece."""
 
 _GUARDS = ("\n", "b", "\u3002")
-"""Ordinary text put before a piece so that it is tokenised as a continuation; the first that stays a token by itself."""
+"""Ordinary text put before a piece so that it is tokenised as a continuation: the first that stays by itself."""
 
 
 @dataclass(frozen=True, slots=True)
