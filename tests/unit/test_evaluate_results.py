@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-from io import StringIO
 
 import pytest
-from rich.console import Console
 
-from danlu.core.console import THEME
 from danlu.core.errors import RunError
 from danlu.evaluate.metrics import measure
-from danlu.evaluate.results import metrics_block, number, prefixed, scores_table, write_results
+from danlu.evaluate.results import metrics_block, number, prefixed, print_scores, write_results
 
 SCORES = {"bleu-4": 12.859133333333332, "rouge-1": 37.4144, "accuracy": 0.0}
 
@@ -61,15 +58,14 @@ def test_console_block():
     assert metrics_block("train", {"total_flos": 5 << 30}).splitlines()[1] == "  total_flos = 5GF"
 
 
-def test_table_shows_value_interval_n_and_protocol():
+def test_scores_are_printed_with_interval_n_and_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("jieba")
     pytest.importorskip("sacrebleu")
-    console = Console(width=200, record=True, file=StringIO(), theme=THEME)
-    console.print(scores_table(measure(["你好世界", "早上好"], ["你好世界", "晚上好"], "standard")))
-    text = console.export_text()
-    assert "tok:zh" in text
-    line = next(line for line in text.splitlines() if line.startswith("exact-match"))
-    assert line.split()[:4] == ["exact-match", "50.00", "9.45–90.55", "2"]
+    print_scores(measure(["你好世界", "早上好"], ["你好世界", "晚上好"], "standard"))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("bleu: ") and "tok:zh" in line for line in lines)
+    row = next(line for line in lines if line.startswith("exact-match "))
+    assert row.split()[:4] == ["exact-match", "50.00", "9.45–90.55", "2"]
 
 
 def test_numbers():

@@ -96,16 +96,22 @@ def print_metrics(split: str, values: Mapping[str, Number]) -> None:
 
 
 def scores_table(measurement: Measurement, title: str | None = None) -> Table:
-    """Metric, value, 95 % interval, n and protocol of every score, to print."""
+    """Metric, value, 95 % interval and n of every score, to print."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True, style="accent")
     table.add_column("95 % interval", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("protocol", style="quiet", overflow="fold")
     for score in measurement.scores:
-        table.add_row(score.name, number(score.value, score.scale), interval(score), str(score.n), score.protocol)
+        table.add_row(score.name, number(score.value, score.scale), interval(score), str(score.n))
     return table
+
+
+def print_scores(measurement: Measurement, title: str | None = None) -> None:
+    """Print the table, and below it how each number was made, so that it can be made again."""
+    console.out.print(scores_table(measurement, title))
+    for score in measurement.scores:
+        console.out.print(f"{score.name}: {score.protocol}; interval: {score.interval}", style="quiet", soft_wrap=True)
 
 
 def number(value: float, scale: float = 100.0) -> str:
