@@ -1,21 +1,14 @@
-"""Result files and the console block that readers of the older tools expect.
-
-``<split>_results.json`` and ``all_results.json`` (merged over the runs of a directory) are what
-transformers' ``Trainer`` writes: indented by four, keys sorted, no final line break.
-"""
+"""Scores as they are named in result files and shown on the terminal."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from datetime import timedelta
-from pathlib import Path
 
 from rich.table import Table
 
 from danlu.core import console
-from danlu.core.files import read_json, write_text
+from danlu.core.results import metrics_block
 from danlu.evaluate.metrics import Measurement, Score
 
 Number = int | float
@@ -50,44 +43,6 @@ def prefixed(
             if count is not None and runtime > 0:
                 values[f"{split}_{name}_per_second"] = round(count / runtime, 3)
     return values
-
-
-def write_results(folder: Path, split: str, values: Mapping[str, Number]) -> None:
-    """Write ``<split>_results.json`` and merge the values into ``all_results.json``, each in one step.
-
-    Raises:
-        RunError: when the folder cannot be written, or ``all_results.json`` is not a JSON object.
-    """
-    _write(folder / f"{split}_results.json", values)
-    path = folder / "all_results.json"
-    merged = dict(read_json(path)) if path.exists() else {}
-    merged.update(values)
-    _write(path, merged)
-
-
-def _write(path: Path, values: Mapping[str, Number]) -> None:
-    write_text(path, json.dumps(dict(values), indent=4, sort_keys=True))
-
-
-def metrics_block(split: str, values: Mapping[str, Number]) -> str:
-    """The lines ``***** eval metrics *****`` and an aligned ``  key = value`` for each, keys sorted."""
-    shown = {key: _shown(key, value) for key, value in values.items()}
-    key_width = max(map(len, shown), default=0)
-    value_width = max(map(len, shown.values()), default=0)
-    lines = [f"***** {split} metrics *****"]
-    lines += [f"  {key:<{key_width}} = {shown[key]:>{value_width}}" for key in sorted(shown)]
-    return "\n".join(lines)
-
-
-def _shown(key: str, value: Number) -> str:
-    if "_mem_" in key:
-        return f"{int(value) >> 20}MB"
-    if "_runtime" in key:
-        hundredths = int(abs(value - int(value)) * 100)
-        return f"{timedelta(seconds=int(value))}.{hundredths:02d}"
-    if key == "total_flos":
-        return f"{int(value) >> 30}GF"
-    return str(round(value, 4)) if isinstance(value, float) else str(value)
 
 
 def print_metrics(split: str, values: Mapping[str, Number]) -> None:
