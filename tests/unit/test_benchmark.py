@@ -233,13 +233,6 @@ def test_both_sides_get_the_same_options(tmp_path: Path) -> None:
 
 def test_only_the_best_settings_of_the_peer_differ() -> None:
     danlu, peer, best = sides.contenders(2)
-<<<<<<< HEAD
-    assert not danlu.training
-    assert not peer.training
-    assert not danlu.environment
-    assert not peer.environment
-=======
     assert not any((danlu.training, peer.training, danlu.environment, peer.environment))
->>>>>>> bench
     assert best.training["disable_gradient_checkpointing"] is True
     assert set(best.environment) == set(sides.MALLOC)
