@@ -91,9 +91,11 @@ def test_tied_weights_are_written_once(tmp_path: Path) -> None:
         assert weights < report.parameters * 4 * 1.05
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["safetensors", "bin"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_precision(tiny_models: dict[str, Path], tmp_path: Path, adapter: Path, dtype: str) -> None:
-    report = export_llama(tiny_models, tmp_path / "out", adapter, dtype=dtype)
+def test_precision(tiny_models: dict[str, Path], tmp_path: Path, adapter: Path, dtype: str, legacy: bool) -> None:
+    report = export_llama(tiny_models, tmp_path / "out", adapter, dtype=dtype, legacy_bin=legacy)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
     found = load_model(tmp_path / "out")
     assert found.dtype == getattr(torch, dtype)
     assert 0 < report.rounding < 0.2

@@ -178,14 +178,29 @@ def main(words: list[str] | None = None) -> None:
         warnings.simplefilter("ignore")
     try:
         app(arguments, prog_name="danlu")
-    except DanluError as error:
-        if debug:
-            raise
-        from danlu.core.console import err
-
-        err.print(f"error: {error}", style="bad", markup=False, soft_wrap=True)
-        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except Exception as error:
+        if debug:
+            raise
+        from danlu.core.console import err
+
+        err.print(f"error: {_explained(error)}", style="bad", markup=False, soft_wrap=True)
+        raise SystemExit(getattr(error, "exit_code", 1)) from None
+
+
+def _explained(error: Exception) -> DanluError:
+    """Any error as one paragraph: what the system refuses keeps its words, the rest is danlu's own fault."""
+    if isinstance(error, DanluError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        return DanluError(error.strerror, where=str(error.filename) if error.filename else None)
+    if isinstance(error, MemoryError):
+        return DanluError("there is not enough memory", hint="Close other programs, or choose smaller batches.")
+    text = " ".join(str(error).split())
+    return DanluError(
+        f"unexpected {type(error).__name__}: {text}",
+        hint="This is a defect of danlu; the same command with --debug shows where.",
+    )

@@ -67,6 +67,7 @@ class Manifest(Record):
         row_keys: file with the keys of the trained rows, relative to the manifest.
         config_sha256: digest of run.yaml's values.
         parents: runs that this one continues, by path.
+        merged: adapters that were merged into the base before training, in order: the run stands on them.
         step: the optimizer step, for a checkpoint.
     """
 
@@ -84,6 +85,7 @@ class Manifest(Record):
     row_keys: str | None = None
     config_sha256: str | None = None
     parents: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
     step: int | None = None
 
 

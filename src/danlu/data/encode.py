@@ -157,11 +157,10 @@ def _encode_batch(
             continue
         report.too_long += 1
         report.add_example("too_long", str(row.origin))
-        fitted = fit(item.conversation, template, rules.cutoff_len, rules.truncation, row.origin)
+        fitted = fit(item, template, rules.cutoff_len, rules.truncation, row.origin)
         report.left_out += not fitted
         for shorter in fitted:
-            unfinished = shorter.unfinished | item.unfinished
-            cut_again = template.encode(shorter.conversation, unfinished=unfinished)
+            cut_again = template.encode(shorter.conversation, unfinished=shorter.unfinished)
             yield from _counted(number, cut_again, row, rules, report)
 
 

@@ -25,9 +25,11 @@ class Fitted:
     unfinished: frozenset[int] = frozenset()
 
 
-def fit(
-    conversation: Conversation, template: Template, cutoff: int, policy: Truncation, origin: Origin
-) -> list[Fitted]:
+Turn: TypeAlias = tuple[Message, bool]
+"""A message, and whether its text was cut."""
+
+
+def fit(item: Fitted, template: Template, cutoff: int, policy: Truncation, origin: Origin) -> list[Fitted]:
     """Make a conversation that is too long fit into ``cutoff`` tokens.
 
     Returns:
@@ -44,17 +46,21 @@ def fit(
             where=str(origin),
             hint="Raise cutoff_len, or choose truncation=drop, keep_start, keep_end or split.",
         )
-    system, exchanges = _exchanges(conversation.messages)
+    turns = [(message, index in item.unfinished) for index, message in enumerate(item.conversation.messages)]
+    system, exchanges = _exchanges(turns)
 
-    def whole(part: Sequence[tuple[Message, ...]]) -> Conversation:
-        return replace(conversation, messages=(*system, *(message for turn in part for message in turn)))
+    def whole(part: Sequence[tuple[Turn, ...]]) -> Fitted:
+        chosen = [*system, *(turn for exchange in part for turn in exchange)]
+        unfinished = frozenset(index for index, (_, cut) in enumerate(chosen) if cut)
+        return Fitted(replace(item.conversation, messages=tuple(message for message, _ in chosen)), unfinished)
 
-    def fits(part: Sequence[tuple[Message, ...]]) -> bool:
-        return len(template.encode(whole(part)).ids) <= cutoff
+    def fits(part: Sequence[tuple[Turn, ...]]) -> bool:
+        joined = whole(part)
+        return len(template.encode(joined.conversation, unfinished=joined.unfinished).ids) <= cutoff
 
     chunks = _chunks(exchanges, fits, policy)
     fitted = (_shortened(whole(chunk), template, cutoff, policy) for chunk in chunks)
-    return [item for item in fitted if item is not None]
+    return [shorter for shorter in fitted if shorter is not None]
 
 
 def within_budgets(conversation: Conversation, template: Template, source: int | None, target: int | None) -> Fitted:
@@ -74,28 +80,26 @@ def within_budgets(conversation: Conversation, template: Template, source: int |
     return Fitted(replace(conversation, messages=tuple(messages)), frozenset(cut)) if cut else Fitted(conversation)
 
 
-def _exchanges(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
+def _exchanges(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], list[tuple[Turn, ...]]]:
     """Leading system messages, then runs that begin with a user turn and can stand alone."""
     start = 0
-    while start < len(messages) and messages[start].role == "system":
+    while start < len(turns) and turns[start][0].role == "system":
         start += 1
-    runs: list[list[Message]] = []
-    for message in messages[start:]:
-        if message.role == "user" or not runs:
+    runs: list[list[Turn]] = []
+    for turn in turns[start:]:
+        if turn[0].role == "user" or not runs:
             runs.append([])
-        runs[-1].append(message)
-    return tuple(messages[:start]), [tuple(run) for run in runs]
+        runs[-1].append(turn)
+    return tuple(turns[:start]), [tuple(run) for run in runs]
 
 
 def _chunks(
-    exchanges: list[tuple[Message, ...]],
-    fits: Callable[[Sequence[tuple[Message, ...]]], bool],
-    policy: Truncation,
-) -> list[list[tuple[Message, ...]]]:
+    exchanges: list[tuple[Turn, ...]], fits: Callable[[Sequence[tuple[Turn, ...]]], bool], policy: Truncation
+) -> list[list[tuple[Turn, ...]]]:
     """Group exchanges so that each group fits, or is a single one that must be shortened."""
     ordered = exchanges[::-1] if policy == "keep_end" else exchanges
-    chunks: list[list[tuple[Message, ...]]] = []
-    current: list[tuple[Message, ...]] = []
+    chunks: list[list[tuple[Turn, ...]]] = []
+    current: list[tuple[Turn, ...]] = []
     for exchange in ordered:
         longer = [exchange, *current] if policy == "keep_end" else [*current, exchange]
         if current and not fits(longer):
@@ -107,11 +111,9 @@ def _chunks(
     return [*chunks, current]
 
 
-def _shortened(
-    conversation: Conversation, template: Template, cutoff: int, policy: Truncation, attempts: int = 4
-) -> Fitted | None:
+def _shortened(item: Fitted, template: Template, cutoff: int, policy: Truncation, attempts: int = 4) -> Fitted | None:
     """Cut the longest texts until the rendered conversation fits; None if even empty texts would not."""
-    unfinished: set[int] = set()
+    conversation, unfinished = item.conversation, set(item.unfinished)
     spare = 0
     for _ in range(attempts):
         excess = len(template.encode(conversation, unfinished=frozenset(unfinished)).ids) - cutoff

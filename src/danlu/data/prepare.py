@@ -108,7 +108,7 @@ def prepare(
     key = _content_key(selection, template, rules, tokenizer_digest, stage)
     place = (folder or cache_folder("tokens")) / key
     if not again and (place / "report.json").exists():
-        return _prepared(TokenStore(place), reused=True)
+        return _prepared(TokenStore(place), rules, reused=True)
     loaded = selection.load(stage)
     report = EncodingReport()
     store = write_store(
@@ -117,9 +117,7 @@ def prepare(
         (row_key(row) for row in loaded.rows),
         _Report(report, loaded),
     )
-    if not len(store):
-        raise _nothing_left(report, rules)
-    return _prepared(store, reused=False)
+    return _prepared(store, rules, reused=False)
 
 
 def _content_key(
@@ -133,24 +131,26 @@ def _content_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def _prepared(store: TokenStore, *, reused: bool) -> Prepared:
+def _prepared(store: TokenStore, rules: EncodingRules, *, reused: bool) -> Prepared:
     report = store.report
     sources = tuple(SourceInfo(**{**item, "warnings": tuple(item["warnings"])}) for item in report["sources"])
     if not len(store):
-        raise DataError("no row of these datasets can be trained on", hint="`danlu data check` names the reasons.")
+        raise _nothing_left(report, rules)
     return Prepared(store, sources, report["bad_rows"], tuple(report["bad_examples"]), reused)
 
 
-def _nothing_left(report: EncodingReport, rules: EncodingRules) -> DataError:
-    if report.too_long:
+def _nothing_left(report: dict[str, Any], rules: EncodingRules) -> DataError:
+    if report["left_out"]:
+        few = report["rows"] - report["left_out"]
+        which = f"all {report['rows']} rows are" if not few else f"{report['left_out']} of {report['rows']} rows are"
         return DataError(
-            f"all {report.rows} rows are longer than cutoff_len={rules.cutoff_len} tokens (the longest has "
-            f"{report.longest})",
+            f"no row is left to train on: {which} longer than cutoff_len={rules.cutoff_len} tokens (the longest has "
+            f"{report['longest']})",
             hint="Raise cutoff_len, or choose another truncation than drop.",
         )
-    first = next(iter(report.examples.values()), ["?"])[0]
+    first = next(iter(report["examples"].values()), ["?"])[0]
     return DataError(
-        f"none of {report.rows} rows can be trained on, for instance {first}",
+        f"none of {report['rows']} rows can be trained on, for instance {first}",
         hint="`danlu data check` names the reasons.",
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from danlu.data.rendering import TemplateError, UnstableTemplateError, compile_t
 from danlu.data.schema import Conversation, Message
 
 _GUARD_OPEN, _GUARD_CLOSE = "\ue0f0", "\ue0f1"
+_MARKS = (_GUARD_OPEN, _GUARD_CLOSE)
 """Private-use characters around the index of a control token that appears in somebody's text."""
 
 
@@ -44,6 +45,13 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> Any:
         """The text of token ids."""
+
+
+_INSIDE = "\0inside"
+"""Stands for ordinary text before a piece."""
+
+_GUARDS = ("\n", "b", "\u3002")
+"""Ordinary text put before a piece so that it is tokenised as a continuation: the first that stays by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +114,16 @@ class Template:
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.stop_ids = frozenset((*eos, *stop_ids))
         added = tokenizer.get_added_vocab()
-        self._control = sorted(added, key=len, reverse=True)
+        # Some vocabularies add runs of spaces and line ends: those are text, not control. The two marks that hide
+        # control text are hidden themselves, so that whoever writes them gets them back.
+        named = sorted((text for text in added if not _is_blank(text)), key=len, reverse=True)
+        self._control = [*named, _GUARD_OPEN, _GUARD_CLOSE]
+        self._tokens = sorted(added, key=len, reverse=True)
+        self._known_starts: dict[str, list[int]] = {}
         self._stop_texts = tuple(text for text, number in added.items() if number in self.stop_ids)
         special = set(tokenizer.all_special_tokens)
         self._control_pattern = _any_of(self._control)
-        self._special_pattern = _any_of([text for text in self._control if text in special])
+        self._special_pattern = _any_of([text for text in self._control if text in special or text in _MARKS])
 
     @cached_property
     def knows_tools(self) -> bool:
@@ -193,15 +206,16 @@ class Template:
         for index, message in enumerate(prepared.messages):
             if message.role != "assistant":
                 continue
-            for text in (
-                self._render(prepared.messages[:index], prepared.tools, generation_prompt=True),
-                self._render(prepared.messages[: index + 1], prepared.tools, generation_prompt=False),
-            ):
-                if text.startswith(told) and whole.startswith(text):
-                    pieces.append(Piece(text[len(told) :], trained=False))
-                    told = text
+            before = self._render(prepared.messages[:index], prepared.tools, generation_prompt=True)
+            after = self._render(prepared.messages[: index + 1], prepared.tools, generation_prompt=False)
+            if before.startswith(told) and whole.startswith(before):
+                pieces.append(Piece(before[len(told) :], trained=False))
+                told = before
+            if after.startswith(told) and whole.startswith(after):
+                pieces += [Piece(text, trained=False) for text in self._at_stop(after[len(told) :])]
+                told = after
         pieces.append(Piece(whole[len(told) :], trained=False))
-        return pieces
+        return [piece for piece in pieces if piece.text]
 
     def encode_pieces(self, conversations: Sequence[Sequence[Piece]]) -> list[Encoded]:
         """Tokenise many conversations at once, piece by piece.
@@ -209,27 +223,32 @@ class Template:
         Returns:
             One :class:`Encoded` per conversation, in order.
         """
-        texts: list[str] = []
-        for pieces in conversations:
-            for piece in pieces:
-                texts += self._split(piece.text)
-        ids = iter(self._encode_texts(texts))
+        parts = [list(self._parts(pieces)) for pieces in conversations]
+        ids = iter(self._encode_texts([(before, text) for row in parts for before, text, _ in row]))
         encoded = []
-        for pieces in conversations:
-            row: list[int] = []
+        for row in parts:
+            numbers: list[int] = []
             trained: list[bool] = []
-            for piece in pieces:
-                for _ in self._split(piece.text):
-                    part = next(ids)
-                    row += part
-                    trained += [piece.trained] * len(part)
-            encoded.append(Encoded(row, trained))
+            for _, _, is_trained in row:
+                part = next(ids)
+                numbers += part
+                trained += [is_trained] * len(part)
+            encoded.append(Encoded(numbers, trained))
         return encoded
+
+    def _parts(self, pieces: Sequence[Piece]) -> Iterator[tuple[str, str, bool]]:
+        """What is tokenised by itself: what stands before it, its text, and whether it is trained."""
+        before = ""
+        for piece in pieces:
+            for text in self._split(piece.text):
+                yield self._context(before), text, piece.trained
+                before = text
 
     def content_ids(self, text: str) -> list[int]:
         """Ids of a text by itself, as ordinary text."""
         parts = self._split(self._hide(text, self._control_pattern))
-        return [number for part in self._encode_texts(parts) for number in part]
+        context = _INSIDE if self._marks_spaces else ""
+        return [number for part in self._encode_texts([(context, part) for part in parts]) for number in part]
 
     def content_text(self, ids: Sequence[int]) -> str:
         """The text of such ids; a character that was cut in its middle is left out."""
@@ -257,14 +276,11 @@ class Template:
         pattern = self._special_pattern if message.role == "assistant" else self._control_pattern
         content = self._hide(message.content, pattern)
         calls = tuple(replace(call, arguments=self._hide(call.arguments, pattern)) for call in message.tool_calls)
-        if content is message.content and calls == message.tool_calls:
+        if content == message.content and calls == message.tool_calls:
             return message
         return replace(message, content=content, tool_calls=calls)
 
     def _hide(self, text: str, pattern: re.Pattern[str]) -> str:
-        if _GUARD_OPEN not in text and not pattern.search(text):
-            return text
-        text = text.replace(_GUARD_OPEN, "").replace(_GUARD_CLOSE, "")
         return pattern.sub(lambda match: f"{_GUARD_OPEN}{self._control.index(match.group())}{_GUARD_CLOSE}", text)
 
     def _at_stop(self, answer: str) -> tuple[str, str, str]:
@@ -276,7 +292,7 @@ class Template:
         return answer[:place], stop, answer[place + len(stop) :]
 
     def _closed(self, pieces: list[Piece], open_ends: list[int]) -> list[Piece]:
-        """Give every answer without a stop token one: the next turn's marker if that is what stops it, else EOS."""
+        """Give answers without a stop token one: the next turn's marker if that is what stops it; the last one EOS."""
         for place in open_ends:
             following = next((i for i in range(place + 1, len(pieces)) if pieces[i].text), None)
             if following is None:
@@ -308,35 +324,55 @@ class Template:
     def _reveal(self, text: str) -> str:
         return _HIDDEN.sub(lambda match: self._control[int(match.group(1))], text)
 
-    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        distinct = list(dict.fromkeys(texts))
+    def _encode_texts(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Token ids of texts, each as the continuation of what stands before it."""
+        found: dict[tuple[str, str], list[int]] = {}
+        waiting = list(dict.fromkeys(texts))
+        for guard in _GUARDS:
+            starts = [guard if before == _INSIDE else before for before, _ in waiting]
+            whole = self._encode_batch([start + text for start, (_, text) in zip(starts, waiting)])
+            for start, key, ids in zip(starts, waiting, whole):
+                skip = self._ids_before(start)
+                if ids[: len(skip)] == skip:  # else the first letters have grown together with the guard
+                    found[key] = ids[len(skip) :]
+            waiting = [key for key in waiting if key not in found]
+            if not waiting:
+                break
+        alone = self._encode_batch([text for _, text in waiting])
+        found.update(zip(waiting, alone))
+        return [found[key] for key in texts]
+
+    def _encode_batch(self, texts: list[str]) -> list[list[int]]:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None and hasattr(backend, "encode_batch_fast"):
-            guarded = [self._guard[0] + text for text in distinct]
-            skip = self._guard[1]
-            ids = [item.ids[skip:] for item in backend.encode_batch_fast(guarded, add_special_tokens=False)]
-        else:
-            ids = [self._encode_one(text) for text in distinct]
-        found = dict(zip(distinct, ids))
-        return [found[text] for text in texts]
+            return [item.ids for item in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [list(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 
-    def _encode_one(self, text: str) -> list[int]:
-        guard, skip = self._guard
-        return list(self.tokenizer.encode(guard + text, add_special_tokens=False))[skip:]
+    def _ids_before(self, text: str) -> list[int]:
+        if text not in self._known_starts:
+            self._known_starts[text] = list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+        return self._known_starts[text]
+
+    def _context(self, before: str) -> str:
+        """What a text is tokenised after: a control token, ordinary text, or nothing where that makes no difference."""
+        if not before or not self._marks_spaces:
+            return ""
+        return next((token for token in self._tokens if before.endswith(token)), _INSIDE)
 
     @cached_property
-    def _guard(self) -> tuple[str, int]:
-        """What stands before a piece so that it is tokenised as a continuation, and how many ids that takes.
+    def _marks_spaces(self) -> bool:
+        """Whether the beginning of a text is tokenised unlike its middle.
 
-        Tokenizers of the SentencePiece kind put a space mark before the first word of every text; without a
-        guard each piece would get one in the middle of the conversation.
+        Tokenizers of the SentencePiece kind put a space mark before the first word of a text, and some after each
+        control token; each piece would get one in the middle of the conversation.
         """
-        alone = list(self.tokenizer.encode("b", add_special_tokens=False))
-        guard = list(self.tokenizer.encode("\n", add_special_tokens=False))
-        guarded = list(self.tokenizer.encode("\nb", add_special_tokens=False))
-        if guarded[: len(guard)] == guard and guarded[len(guard) :] != alone:
-            return "\n", len(guard)
-        return "", 0
+        start, alone, whole = self._ids_before("\n"), *self._encode_batch(["b", "\nb"])
+        return whole[: len(start)] == start and whole[len(start) :] != alone
+
+
+def _is_blank(text: str) -> bool:
+    """Whether a text is white space, also as SentencePiece writes it."""
+    return not text.replace("\u2581", "").strip()
 
 
 _HIDDEN = re.compile(f"{_GUARD_OPEN}(\\d+){_GUARD_CLOSE}")

@@ -46,8 +46,25 @@ class TrainedModel:
         return attach_all(model, self.adapters).eval(), load_tokenizer(self.tokenizer)
 
 
+def adapter_chain(adapters: Sequence[str]) -> tuple[str, ...]:
+    """Adapters with those that each of them stands on: what was merged into the base before it was trained.
+
+    Folders become absolute, so that the chain can be recorded.
+    """
+    chain: list[str] = []
+    for adapter in adapters:
+        folder = Path(adapter).expanduser()
+        local = folder.is_dir()
+        below = [str(item) for item in _manifest(folder).get("merged", ())] if local else []
+        for item in (*below, str(folder.resolve()) if local else adapter):
+            if item not in chain:
+                chain.append(item)
+    return tuple(chain)
+
+
 def plain_model(model: str, adapters: Sequence[str] = ()) -> TrainedModel:
     """A model named on the command line, with adapters; the last adapter's own tokenizer wins."""
+    adapters = adapter_chain(adapters)
     last = Path(adapters[-1]) if adapters else None
     own = last is not None and has_tokenizer(last)
     return TrainedModel(model, tuple(adapters), str(last) if own else model)
@@ -72,7 +89,8 @@ def open_run(path: str | Path) -> TrainedModel:
         raise _nothing_trained(folder)
     base = _base(manifest, folder)
     tokenizer = str(folder) if has_tokenizer(folder) else base
-    return TrainedModel(base, (str(folder),), tokenizer, method, folder)
+    below = tuple(str(item) for item in manifest.get("merged", ()))
+    return TrainedModel(base, (*below, str(folder)), tokenizer, method, folder)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def _save_bin(model: Any, folder: Path, limit: int) -> None:
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
 
+    model.config.dtype = model.dtype  # or the folder would be loaded in the precision of the base
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     state = _untied(model)

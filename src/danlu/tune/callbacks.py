@@ -171,8 +171,10 @@ def _keep_until(path: Path, step: int, key: str) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if step and json.loads(line).get(key, 0) <= step:
-                kept.append(line + "\n")
+            entry = json.loads(line)
         except ValueError:
             continue
+        closing = "loss" not in entry and "eval_loss" not in entry  # written again when the run ends again
+        if step and entry.get(key, 0) <= step and not closing:
+            kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")

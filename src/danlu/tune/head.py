@@ -14,7 +14,7 @@ CHUNK = 512
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of -log p(target) over rows, with its gradients computed in the forward pass.
 
-    For a row with hidden state h (d), weight W (V, d), logits z = h Wᵀ and target t: loss = logsumexp(z) - z_t,
+    For a row with hidden state h (d), weight W (V, d), logits z = h Wᵀ and target t: loss = -log softmax(z)_t,
     ∂loss/∂z = softmax(z) - onehot(t), ∂loss/∂h = ∂z W, ∂loss/∂W = ∂zᵀ h.
     """
 
@@ -26,14 +26,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias and bias is not None else None
         work = weight.to(hidden.dtype)
+        minus_one = torch.full((1, 1), -1.0, device=hidden.device)
         for start in range(0, len(hidden), CHUNK):
             rows, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK].unsqueeze(1)
             logits = torch.nn.functional.linear(rows, work, None if bias is None else bias.to(rows.dtype)).float()
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            total += (normaliser - logits.gather(1, wanted)).sum()
+            log_p = logits.log_softmax(-1)
+            total -= log_p.gather(1, wanted).sum()
             if not (needs_hidden or needs_weight or needs_bias):
                 continue
-            slope = logits.sub_(normaliser).exp_().scatter_add_(1, wanted, -torch.ones_like(normaliser))
+            slope = log_p.exp_().scatter_add_(1, wanted, minus_one.expand(len(rows), 1))
             if d_bias is not None:
                 d_bias += slope.sum(0)
             slope = slope.to(rows.dtype)

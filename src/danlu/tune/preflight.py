@@ -30,10 +30,9 @@ class Shape:
     intermediate: int
     layers: int
     heads: int
-    key_value_width: int
     vocabulary: int
-    linear: dict[str, tuple[int, int, int]]
-    """Linear layer name → (in, out, how many)."""
+    model: Any
+    """The configuration itself, to build the model from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,49 +84,58 @@ class Plan:
 
 def read_shape(model_config: Any) -> Shape:
     """Count a model's parameters from its configuration, without weights (on PyTorch's meta device)."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config)
-    head = model.get_output_embeddings()
-    linear: dict[str, tuple[int, int, int]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
-            short = name.rsplit(".", 1)[-1]
-            linear[short] = (module.in_features, module.out_features, linear.get(short, (0, 0, 0))[2] + 1)
+    model = _without_weights(model_config)
     heads = model_config.num_attention_heads
-    width = getattr(model_config, "head_dim", None) or model_config.hidden_size // heads
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=model_config.hidden_size,
         intermediate=getattr(model_config, "intermediate_size", None) or 4 * model_config.hidden_size,
         layers=model_config.num_hidden_layers,
         heads=heads,
-        key_value_width=(getattr(model_config, "num_key_value_heads", None) or heads) * width,
         vocabulary=model_config.vocab_size,
-        linear=linear,
+        model=model_config,
     )
+
+
+def _without_weights(model_config: Any) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model_config)
 
 
 def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
-    """How many numbers the method trains."""
-    method, lora = config.method, config.lora
-    match method.finetuning_type:
-        case "full":
-            return shape.parameters
-        case "freeze":
-            one = sum(rows * columns * count for rows, columns, count in shape.linear.values()) // shape.layers
-            return min(abs(method.freeze_trainable_layers), shape.layers) * one
-        case "p_tuning_v2":
-            table = shape.layers * 2 * shape.key_value_width
-            if not method.prefix_projection:
-                return method.pre_seq_len * table
-            return method.pre_seq_len * shape.hidden + shape.hidden * (shape.hidden + 1) + (shape.hidden + 1) * table
-    chosen = (
-        shape.linear if "all" in lora.lora_target else {k: v for k, v in shape.linear.items() if k in lora.lora_target}
-    )
-    return sum(lora.lora_rank * (rows + columns) * count for rows, columns, count in chosen.values())
+    """How many numbers the method trains: it is applied to a model without weights, and they are counted.
+
+    Raises:
+        ConfigError: when the method refuses the options.
+    """
+    import torch
+
+    from danlu.models.quiet import quiet
+    from danlu.tune.methods import METHODS
+
+    given = () if config.model.create_new_adapter else config.model.adapter_name_or_path
+    if given:
+        return _adapter_parameters(Path(given[-1]).expanduser())
+    plain = _changed(_changed(config, "lora", pissa_init=False), "model", adapter_name_or_path=())
+    with torch.device("meta"), quiet():
+        tuned = METHODS[config.method.finetuning_type].apply(_without_weights(shape.model), plain)
+    parts = (tuned.adapter or tuned.model, *([tuned.prefix] if tuned.prefix is not None else []))
+    return sum(parameter.numel() for part in parts for parameter in part.parameters() if parameter.requires_grad)
+
+
+def _adapter_parameters(folder: Path) -> int:
+    """How many numbers an adapter that is continued has; of a prefix those of its network, if it has one."""
+    from safetensors import safe_open
+
+    files = [folder / name for name in ("prefix_encoder.safetensors", "adapter_model.safetensors")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return 0
+    with safe_open(file, framework="pt") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
 def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load) -> int:

@@ -62,7 +62,8 @@ class DanluTrainer(Trainer):
         self.tuned, self.method = tuned, METHODS[method]
         self.evaluations, self.packing, self.measure = evaluations, packing, measure
         self.on_checkpoint = on_checkpoint
-        super().__init__(model=learner, train_dataset=train, **arguments)
+        some = next(iter(evaluations.values()), None)  # which one does not matter: evaluate() takes them all
+        super().__init__(model=learner, train_dataset=train, eval_dataset=some, **arguments)
         self.model_accepts_loss_kwargs = True
         self.resumed_from: Path | None = None
         self._began = time.time()

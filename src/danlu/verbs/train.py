@@ -17,6 +17,7 @@ from danlu.core.errors import RunError
 from danlu.core.manifest import Manifest, installed_versions, model_record, now, without_secrets
 from danlu.core.run import RunDirectory
 from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
+from danlu.models.runs import adapter_chain
 from danlu.tune.checks import check
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 from danlu.verbs.material import (
@@ -171,6 +172,7 @@ def latest_checkpoint(run: RunDirectory) -> Path | None:
 
 def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -> Manifest:
     evaluation = [source for prepared in material.evaluation.values() for source in prepared.sources]
+    adapters = adapter_chain(config.model.adapter_name_or_path)
     return Manifest(
         created=now(),
         command=without_secrets(command),
@@ -185,4 +187,5 @@ def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -
         row_keys=runs.ROW_KEYS,
         config_sha256=runs.config_sha256(config),
         parents=tuple(config.model.adapter_name_or_path),
+        merged=adapters if config.model.create_new_adapter else adapters[:-1],
     )

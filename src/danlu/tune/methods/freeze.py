@@ -56,7 +56,7 @@ def _unfreeze_extra(model: Any, wanted: tuple[str, ...], dtype: Any) -> None:
     for name in wanted:
         found = [
             (path, parameter)
-            for path, parameter in model.named_parameters()
+            for path, parameter in model.named_parameters(remove_duplicate=False)  # a tied head is listed too
             if name in path.split(".") and ".layers." not in path
         ]
         if not found:

@@ -9,6 +9,7 @@ from torch import nn
 
 from danlu.core.errors import ConfigError, did_you_mean
 from danlu.models.adapters import attach, merge
+from danlu.models.runs import adapter_chain
 from danlu.tune.config import LoraOptions, TrainConfig
 from danlu.tune.methods import Tuned
 from danlu.tune.methods.low_rank import speed_up
@@ -24,7 +25,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     from peft import LoraConfig, get_peft_model
 
     model.requires_grad_(False)
-    given = list(config.model.adapter_name_or_path)
+    given = list(adapter_chain(config.model.adapter_name_or_path))
     continued = None if config.model.create_new_adapter or not given else given.pop()
     model = merge(model, given) if given else model
     if continued:
@@ -32,6 +33,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
         speed_up(adapter)
         return Tuned(adapter.get_base_model(), adapter)
     options = config.lora
+    _check_whole_modules(model, options.additional_target)
     settings = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.lora_rank,
@@ -46,6 +48,17 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     adapter = get_peft_model(model, settings)
     speed_up(adapter)
     return Tuned(adapter.get_base_model(), adapter)
+
+
+def _check_whole_modules(model: Any, wanted: tuple[str, ...]) -> None:
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name}
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(
+                f"the model has no module named {name!r}",
+                where="additional_target",
+                hint=did_you_mean(name, names) or f"It has {', '.join(sorted(n for n in names if not n.isdigit()))}.",
+            )
 
 
 def _whole(value: float) -> float:

@@ -19,14 +19,14 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     """
     model.requires_grad_(False)
     given = config.model.adapter_name_or_path
-    if len(given) > 1:
+    if len(given) > 1 or (given and config.model.create_new_adapter):
         raise ConfigError(
-            "a prefix cannot be merged into the weights, so only one can be continued",
+            "a prefix cannot be merged into the weights, so p_tuning_v2 takes one adapter and continues it",
             where="adapter_name_or_path",
-            hint="Name one prefix, or export a LoRA adapter first.",
+            hint="Name one prefix without create_new_adapter, or export a LoRA adapter first.",
         )
     options = config.method
-    if given and not config.model.create_new_adapter:
+    if given:
         prefix = PrefixEncoder.load(Path(given[0]), model.config, dropout=options.prefix_dropout)
     else:
         shape = PrefixShape.of(model.config, options.pre_seq_len)

@@ -1,0 +1,289 @@
+"""Every method in every family: it learns, moves only its own weights, and is the same model when opened again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from probes import logits_of, token_batch
+from tuning import losses, tune, weights, write_rows
+
+from danlu.core.errors import ConfigError, DanluError, UsageError
+from danlu.models.adapters import merge
+from danlu.models.loading import load_model
+from danlu.models.runs import open_run
+from danlu.tune.session import Session
+
+pytestmark = pytest.mark.model
+
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"finetuning_type": "full"},
+    "freeze": {"finetuning_type": "freeze", "freeze_trainable_layers": 2},
+    "lora": {"finetuning_type": "lora"},
+    "p_tuning_v2": {"finetuning_type": "p_tuning_v2", "pre_seq_len": 8, "learning_rate": 5e-2},
+    "projection": {"finetuning_type": "p_tuning_v2", "pre_seq_len": 8, "prefix_projection": True},
+}
+
+
+class Watch:
+    """Keeps the model of the last session: its weights before training and the model in memory after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = Session._learner
+
+        def watched(session: Session, members: Any) -> Any:
+            self.learner, self.tuned = own(session, members)
+            self.before = {name: p.detach().clone() for name, p in self.learner.named_parameters()}
+            return self.learner, self.tuned
+
+        monkeypatch.setattr(Session, "_learner", watched)
+
+    def moved(self) -> set[str]:
+        """Names of the parameters that differ from before training."""
+        return {n for n, p in self.learner.named_parameters() if not torch.equal(p.detach(), self.before[n])}
+
+    def model(self) -> Any:
+        """The model as trained, able to answer plain calls."""
+        from danlu.models.prefix import PrefixModel
+
+        inner = self.tuned.model.eval()
+        return inner if self.tuned.prefix is None else PrefixModel(inner, self.tuned.prefix).eval()
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl")
+
+
+def allowed(method: str, name: str) -> bool:
+    """Whether a parameter belongs to what a method trains."""
+    match method:
+        case "full":
+            return True
+        case "freeze":
+            return ".layers.1." in name or ".layers.2." in name
+        case "lora":
+            return "lora_" in name
+    return name.startswith("prefix.")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method(method: str, tiny_model: Path, data: Path, tmp_path: Path, watch: Watch) -> None:
+    run = tune(tiny_model, data, tmp_path / "run", **METHODS[method])
+    found = losses(run)
+    assert sum(found[-3:]) < sum(found[:3]) * 0.97
+    moved = watch.moved()
+    assert moved == {name for name in watch.before if allowed(method, name)}
+    ids = token_batch()
+    in_memory = logits_of(watch.model(), ids)
+    opened, tokenizer = open_run(run).load()
+    torch.testing.assert_close(logits_of(opened, ids), in_memory, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(in_memory, logits_of(load_model(tiny_model, dtype="float32"), ids), atol=1e-2)
+    assert tokenizer.chat_template
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["method"] == METHODS[method]["finetuning_type"]
+    if method in ("full", "freeze"):
+        return
+    from peft import PeftModel
+
+    base = load_model(tiny_model, dtype="float32")
+    with_peft = PeftModel.from_pretrained(base, str(run))
+    torch.testing.assert_close(logits_of(with_peft, ids), in_memory, rtol=1e-3, atol=1e-3)
+    if method == "lora":
+        merged = merge(load_model(tiny_model, dtype="float32"), [run])
+        torch.testing.assert_close(logits_of(merged, ids), in_memory, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plan_counts_what_is_trained(
+    method: str, tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_plan_is_right(tiny_models["glm"], data, tmp_path, watch, monkeypatch, METHODS[method])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lora_target": "q_proj, v_proj", "lora_rank": 3},
+        {"lora_target": "query_key_value", "additional_target": "lm_head"},
+        {"use_dora": True},
+        {"pissa_init": True},
+        {"finetuning_type": "freeze", "freeze_trainable_layers": -1, "freeze_trainable_modules": "mlp"},
+        {"finetuning_type": "freeze", "freeze_trainable_layers": 1, "freeze_extra_modules": "norm, lm_head"},
+    ],
+    ids="-".join,
+)
+def test_the_plan_counts_choices(
+    options: dict[str, Any],
+    tiny_models: dict[str, Path],
+    data: Path,
+    tmp_path: Path,
+    watch: Watch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert_plan_is_right(tiny_models["qwen2"], data, tmp_path, watch, monkeypatch, options)
+
+
+def assert_plan_is_right(
+    model: Path, data: Path, folder: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    plans = []
+    own = Session.plan
+    monkeypatch.setattr(Session, "plan", lambda self, members: plans.append(own(self, members)) or plans[-1])
+    tune(model, data, folder / "run", **{**options, "max_steps": 1})
+    real = sum(p.numel() for p in watch.learner.parameters() if p.requires_grad)
+    assert plans[0].trainable == real
+    if options.get("finetuning_type") in ("full", "freeze"):
+        assert plans[0].parameters == sum(p.numel() for p in watch.learner.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"freeze_trainable_layers": -1}, ["layers.0."]),
+        ({"freeze_trainable_layers": 1, "freeze_trainable_modules": "mlp"}, ["layers.2.mlp."]),
+        (
+            {"freeze_trainable_layers": 1, "freeze_trainable_modules": "query_key_value"},
+            ["layers.2.self_attn.q_proj", "layers.2.self_attn.k_proj", "layers.2.self_attn.v_proj"],
+        ),
+        ({"freeze_trainable_layers": 1, "freeze_extra_modules": "lm_head"}, ["layers.2.", "lm_head"]),
+        ({"freeze_trainable_layers": 3}, ["layers."]),
+    ],
+)
+def test_freeze_choices(
+    options: dict[str, Any], parts: list[str], tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch
+) -> None:
+    tune(tiny_models["qwen3"], data, tmp_path / "run", finetuning_type="freeze", **options)
+    assert watch.moved() == {name for name in watch.before if any(part in name for part in parts)}
+
+
+def test_freeze_extra_modules_of_a_model_with_tied_embeddings(data: Path, tmp_path: Path, watch: Watch) -> None:
+    from tiny import build_model
+
+    model = build_model("llama", tmp_path / "tied", tie_word_embeddings=True)
+    tune(model, data, tmp_path / "run", finetuning_type="freeze", freeze_extra_modules="lm_head")
+    assert "model.model.embed_tokens.weight" in watch.moved()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora_target": "query_kye"}, r"lora_target.*no linear layer named 'query_kye'.*q_proj"),
+        ({"lora_target": "q_prj"}, r"Did you mean .*q_proj"),
+        ({"finetuning_type": "freeze", "freeze_trainable_modules": "mpl"}, r"no layer has a module 'mpl'.*mlp"),
+        ({"finetuning_type": "freeze", "freeze_trainable_layers": 4}, r"is 4, the model has 3 layers"),
+        ({"finetuning_type": "freeze", "freeze_trainable_layers": 0}, r"is 0, the model has 3 layers"),
+        (
+            {"finetuning_type": "freeze", "freeze_extra_modules": "head"},
+            r"no module 'head' outside its layers.*lm_head",
+        ),
+        ({"additional_target": "lm_haed"}, r"additional_target.*lm_haed"),
+    ],
+)
+def test_modules_that_do_not_exist(
+    options: dict[str, Any], message: str, tiny_models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tune(tiny_models["llama"], data, tmp_path / "run", **options)
+
+
+def test_old_names_of_lora_targets(tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch) -> None:
+    run = tune(tiny_models["llama"], data, tmp_path / "run", lora_target="query_key_value")
+    saved = json.loads((run / "adapter_config.json").read_text())
+    assert sorted(saved["target_modules"]) == ["k_proj", "q_proj", "v_proj"]
+
+
+def test_an_adapter_is_continued(tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch) -> None:
+    model = tiny_models["llama"]
+    first = tune(model, data, tmp_path / "first")
+    before = weights(first)
+    second = tune(model, data, tmp_path / "second", adapter_name_or_path=str(first))
+    start = {name: value for name, value in watch.before.items() if "lora_A" in name}
+    assert len(start) == len([name for name in before if "lora_A" in name])
+    assert losses(second)[0] < losses(first)[0]
+    ids = token_batch()
+    opened, _ = open_run(second).load()
+    torch.testing.assert_close(logits_of(opened, ids), logits_of(watch.model(), ids), rtol=1e-4, atol=1e-4)
+    for name, value in weights(first).items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("chain", ["new", "two", "new-on-new"])
+def test_adapters_on_adapters_are_opened_with_what_they_stand_on(
+    chain: str, tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids = tiny_models["llama"], token_batch()
+    monkeypatch.chdir(tmp_path)
+    first = tune(model, data, Path("first"))
+    new = {"adapter_name_or_path": str(first), "create_new_adapter": True}
+    last = tune(model, data, Path("second"), **new)
+    if chain == "two":
+        last = tune(model, data, Path("third"), adapter_name_or_path=f"{first}, {last}")
+    if chain == "new-on-new":
+        last = tune(model, data, Path("third"), **{**new, "adapter_name_or_path": str(last)})
+    expected = logits_of(watch.model(), ids)
+    monkeypatch.chdir("/")
+    opened, _ = open_run(tmp_path / last).load()
+    torch.testing.assert_close(logits_of(opened, ids), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_prefix_is_continued(tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch) -> None:
+    options = METHODS["projection"]
+    first = tune(tiny_models["glm"], data, tmp_path / "first", **options)
+    after = {name: value.detach().clone() for name, value in watch.learner.named_parameters()}
+    tune(tiny_models["glm"], data, tmp_path / "second", adapter_name_or_path=str(first), **options)
+    for name, value in watch.before.items():
+        assert torch.equal(value, after[name]), name
+    with pytest.raises(UsageError, match="cannot be merged"):
+        tune(
+            tiny_models["glm"],
+            data,
+            tmp_path / "third",
+            adapter_name_or_path=str(first),
+            create_new_adapter=True,
+            **options,
+        )
+
+
+def test_an_adapter_of_another_base_is_refused(tiny_models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    from tiny import build_model
+
+    other = build_model("llama", tmp_path / "wide", hidden_size=32, intermediate_size=48)
+    adapter = tune(other, data, tmp_path / "adapter")
+    with pytest.raises(DanluError, match="does not fit"):
+        tune(tiny_models["llama"], data, tmp_path / "run", adapter_name_or_path=str(adapter))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "pure_bf16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision(
+    method: str, precision: str, tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch
+) -> None:
+    run = tune(tiny_models["qwen3"], data, tmp_path / "run", **{precision: True}, **METHODS[method])
+    found = losses(run)
+    assert sum(found[-3:]) < sum(found[:3])
+    ids = token_batch()
+    opened, _ = open_run(run).load(dtype="float32")
+    with torch.autocast("cpu", torch.bfloat16):
+        in_memory = logits_of(watch.model(), ids)
+    difference = (logits_of(opened, ids) - in_memory).norm() / in_memory.norm()
+    assert difference < 0.03
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recomputed_activations_change_nothing(
+    method: str, tiny_models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    runs = [
+        tune(tiny_models["llama"], data, tmp_path / str(on), gradient_checkpointing=on, max_steps=4, **METHODS[method])
+        for on in (False, True)
+    ]
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-5)
