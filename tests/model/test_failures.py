@@ -87,9 +87,7 @@ def test_other_errors_of_a_writer_are_not_called_a_full_disk(
         tune(model, data, tmp_path / "run", **SAVE)
 
 
-def test_a_full_disk_at_the_end(
-    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_at_the_end(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         full_disk(patch, "weights", 6, OSError(28, "No space left on device"))
