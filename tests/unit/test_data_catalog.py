@@ -200,3 +200,14 @@ def test_formats_are_open_to_plugins_and_listed_in_the_command() -> None:
 
     assert FORMATS.group == "danlu.formats"
     assert all(name in (convert_dataset.__doc__ or "") for name in FORMATS)
+
+
+def test_an_entry_whose_file_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "nope.json"}}))
+    (tmp_path / "nope.jsonl").write_text("{}")
+    with pytest.raises(DataError) as error:
+        resolve("mine", tmp_path).files()
+    told = str(error.value)
+    assert told.startswith(f"{tmp_path / 'dataset_info.json'}:mine: the file nope.json does not exist")
+    assert "Did you mean nope.jsonl?" in told
+    assert "relative paths start here" not in told

@@ -61,7 +61,7 @@ def test_nothing_usable_is_an_error_that_names_the_first(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"x\.jsonl:1:output: none of its 3 rows can be used"):
         load_rows(str(path))
     (tmp_path / "y.json").write_text("[]")
-    with pytest.raises(DataError, match="no known format has these columns: none"):
+    with pytest.raises(DataError, match="there is no row in this file"):
         load_rows(str(tmp_path / "y.json"))
     (tmp_path / "z.jsonl").write_text("not json\n" * 80)
     with pytest.raises(DataError, match="none of its 80 rows can be used"):
@@ -240,3 +240,10 @@ def test_samples_use_every_row_before_any_comes_twice(count: int, size: int) -> 
 
 def test_rows_are_examples(tmp_path: Path) -> None:
     assert all(isinstance(row, Example) for row in load_dataset(str(put(tmp_path, "x.jsonl", alpaca(2)))))
+
+
+@pytest.mark.parametrize("text", ["[]", "[[[[]]]]", "[\n\n]"])
+def test_a_file_without_rows_says_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DataError, match="there is no row in"):
+        load_rows(str(tmp_path / "x.json"))

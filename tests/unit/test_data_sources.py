@@ -382,3 +382,10 @@ def test_any_bytes_are_rows_bad_rows_or_an_error(tmp_path_factory: pytest.TempPa
                 assert item.origin.line >= 1
         except DataError:
             continue
+
+
+def test_a_wrong_row_at_the_end_is_not_a_cut_file(tmp_path: Path) -> None:
+    path = put(tmp_path, '[\n{"a": 1},\n{"a": "x" "b": 1}\n]', "x.json")
+    assert [item.message for item in bad(path)] == ["not valid JSON: expecting ',' delimiter (line 3, column 11)"]
+    path = put(tmp_path, '[\n{"a": 1},\n{"a": tr', "cut.json")
+    assert bad(path)[0].message == "the file ends inside this row"

@@ -75,8 +75,21 @@ class Source:
         return self.place if isinstance(self.place, str) else self.place.repository
 
     def files(self) -> list[Path]:
-        """The local files, fetched if need be."""
-        return find_files(self.place, self.base) if isinstance(self.place, str) else fetch(self.place)
+        """The local files, fetched if need be.
+
+        Raises:
+            DataError: when there are none; the entry that names them is told.
+        """
+        if not isinstance(self.place, str):
+            return fetch(self.place)
+        try:
+            return find_files(self.place, self.base)
+        except DataError as error:
+            if not self.described:
+                raise
+            entry = f"{self.base or Path()}/dataset_info.json:{self.name}"
+            hint = error.hint if error.hint and error.hint.startswith("Did") else f"Paths start in {self.base or '.'}."
+            raise DataError(f"the file {self.place} does not exist", where=entry, hint=hint) from error
 
 
 def resolve(name: str, dataset_dir: DatasetDir = "data") -> Source:

@@ -221,7 +221,9 @@ def shape_of(head: Sequence[RawRow | BadRow], source: Source, path: Path, separa
     if source.shape is not None:
         return replace(source.shape, separator=separator)
     values = [item.value for item in head if isinstance(item, RawRow)]
-    if not values and head:
+    if not head:
+        raise DataError("there is no row in this file", where=str(path))
+    if not values:
         return Shape(separator=separator)  # every row so far is unreadable and will be named
     return detect(values, where=str(path), separator=separator)
 

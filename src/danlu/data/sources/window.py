@@ -15,6 +15,7 @@ _BLOCK = 1 << 20
 _EDGE = 16  # an error this close to the end of the window may only mean that the text goes on
 _INDENT = 256
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")
+_CUT = re.compile(r"\"?[\w+.\\-]*\s*")  # what may stand where a text breaks off: the beginning of a value
 _SAME_LINE = re.compile(r"\}\s*,?\s*(\{)")
 
 
@@ -138,7 +139,8 @@ class Window:
         line = self.line + self.text.count("\n", self.at, error.pos)
         column = error.pos - self.text.rfind("\n", 0, error.pos)
         message = f"not valid JSON: {error.msg[:1].lower()}{error.msg[1:]} (line {line}, column {column})"
-        return Broken(message, incomplete and error.pos >= len(self.text) - _EDGE, error.pos)
+        cut = incomplete and _CUT.fullmatch(self.text, max(error.pos, len(self.text) - _EDGE)) is not None
+        return Broken(message, cut, error.pos)
 
     def resume(self, error_at: int) -> bool:
         """Move to where the next row seems to begin; False when there is no such place.
