@@ -73,6 +73,7 @@ def test_the_same_run_is_resumed(run):
 
 
 def test_other_options_are_named(run):
+    run.events.write("train_begin", step=0)
     with pytest.raises(RunError) as caught:
         prepare(run.path, config(learning_rate=1e-3, lora_rank=16, plot_loss=True), free=FREE_ON_RESUME)
     message = str(caught.value)
@@ -234,3 +235,12 @@ def test_fingerprints_follow_the_weights(tmp_path):
 def test_versions_are_those_installed():
     found = installed_versions(["pydantic", "no-such-package"])
     assert set(found) == {"python", "pydantic"}
+
+
+def test_a_start_that_failed_early_does_not_hold_the_directory(run):
+    """A mistyped dataset is corrected in the same command: nothing was trained yet that could be lost."""
+    again = prepare(run.path, config(dataset="b"), free=FREE_ON_RESUME)
+    assert again.read_config(TrainConfig).data.dataset == ("b",)
+    again.events.write("train_begin", step=0)
+    with pytest.raises(RunError, match=r"data\.dataset"):
+        prepare(run.path, config(dataset="c"), free=FREE_ON_RESUME)

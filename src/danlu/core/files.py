@@ -21,12 +21,13 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         RunError: when the disk is full or the folder cannot be written; ``path`` is then untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    temporary.chmod(0o666 & ~umask())
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o666 & ~umask())
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -36,7 +37,8 @@ def replacing(path: Path) -> Iterator[Path]:
             hint="Free some space or choose another folder; what was there before is unchanged.",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def umask() -> int:

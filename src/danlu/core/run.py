@@ -211,7 +211,7 @@ def prepare(
         clear(path)
     elif (path / CONFIG).is_file():
         changed = run.differences(config, free)
-        if changed and not insist:
+        if changed and not insist and (_trained(path) or (path / EVENTS).exists()):
             raise RunError(
                 f"this directory holds a run with other options ({'; '.join(changed)})",
                 where=str(path),
