@@ -99,10 +99,11 @@ def test_temperature_and_tokens(room: Chat, echo: Echo, capsys: pytest.CaptureFi
     assert echo.options[-1].max_new_tokens == 9
     talk(room, ["/temperature 0", "two"])
     assert echo.options[-1] == GenerationOptions(max_new_tokens=9)
-    talk(room, ["/temperature hot", "/temperature -1", "/tokens 0"])
+    talk(room, ["/temperature hot", "/temperature -1", "/tokens 0", "/tokens nan", "/temperature inf"])
     assert echo.options[-1] == room.options
     told = capsys.readouterr().err
     assert "'hot' is not a number" in told
+    assert "'nan' is not a number" in told
     assert "negative" in told
     assert "max_new_tokens cannot be 0" in told
 

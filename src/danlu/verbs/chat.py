@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -173,9 +174,12 @@ class Chat:
 
 def _number(text: str, example: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise UsageError(f"{text!r} is not a number", hint=f"For example: {example}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{text!r} is not a number", hint=f"For example: {example}")
+    return value
 
 
 def talk(chat: Chat, lines: Iterable[str]) -> None:
