@@ -11,6 +11,7 @@ from danlu.models.export_config import ExportConfig, check_export
 
 if TYPE_CHECKING:
     from danlu.models.export import ExportReport
+    from danlu.models.runs import TrainedModel
 
 
 def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
@@ -25,7 +26,6 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
     """
     options = config or build(ExportConfig, keys, where="export()")
     check_export(options)
-    from danlu.data.named_templates import template_text
     from danlu.models.export import export as write
     from danlu.models.runs import open_run, plain_model
 
@@ -42,10 +42,21 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
         legacy_bin=options.legacy_bin,
         dtype=options.dtype,
         device=options.device,
-        chat_template=template_text(options.template) if options.template else None,
+        chat_template=_template(source, options.template) if options.template else None,
     )
     show(report)
     return report
+
+
+def _template(source: TrainedModel, name: str) -> str | None:
+    """A named template for a model that has none; the one that was trained with stays."""
+    from danlu.data.named_templates import choose_template
+    from danlu.models.loading import load_tokenizer
+
+    text, remark = choose_template(load_tokenizer(source.tokenizer), name)
+    if remark:
+        note(remark)
+    return text
 
 
 def show(report: ExportReport) -> None:
