@@ -284,3 +284,46 @@ def test_training_in_a_thread(model: Path, data: Path, tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert (tmp_path / "run" / "train_results.json").exists()
+
+
+def test_lora_plus_moves_the_second_matrix_faster(model: Path, data: Path, tmp_path: Path) -> None:
+    plain = weights(tune(model, data, tmp_path / "plain", max_steps=1, optim="sgd"))
+    faster = weights(tune(model, data, tmp_path / "plus", max_steps=1, optim="sgd", loraplus_lr_ratio=16))
+    moved = [name for name in plain if "lora_B" in name]
+    assert moved
+    for name in moved:  # B begins at zero, so that its first step is the rate times the gradient
+        torch.testing.assert_close(faster[name], 16 * plain[name])
+    assert all(torch.equal(plain[name], faster[name]) for name in plain if "lora_A" in name)
+
+
+def test_lora_plus_is_resumed_exactly(model: Path, data: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"loraplus_lr_ratio": 8, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    whole = tune(model, data, tmp_path / "whole", **options)
+    run = tune(model, data, tmp_path / "run", **options)
+    again = tune(model, data, tmp_path / "run", **options, resume_from_checkpoint=str(run / "checkpoint-2"))
+    assert losses(again) == losses(whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, r"lr_scheduler_kwargs: the schedule cosine_with_min_lr.*min_lr"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"nonsense": 1}}, "the schedule polynomial cannot"),
+    ],
+)
+def test_what_a_schedule_refuses_is_named(
+    options: dict[str, Any], message: str, model: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tune(model, data, tmp_path / "run", **options)
+
+
+def test_an_optimizer_without_its_package_is_named(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(self: object, *_: object, **__: object) -> None:
+        raise ImportError("You need to install `bits`: `pip install bits`. More.")
+
+    monkeypatch.setattr("transformers.Trainer.create_optimizer", missing)
+    with pytest.raises(ConfigError, match="optim: this optimizer cannot be used: You need to install `bits`"):
+        tune(model, data, tmp_path / "run")

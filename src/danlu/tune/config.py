@@ -7,6 +7,7 @@ The comment after each default is the option's documentation: the CLI, the docs 
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -75,7 +76,14 @@ def _mapping(value: Any) -> Any:
             return json.loads(value)
         except ValueError as error:
             raise ValueError(f"it is not valid JSON ({error})") from None
-    return {} if value is None else value
+    return {} if value is None else _numbers(value)
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-5`` as text; where no type says otherwise it is a number."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    return float(value) if isinstance(value, str) and _POWER.fullmatch(value) else value
 
 
 def _path_or_mapping(value: Any) -> Any:
@@ -86,6 +94,8 @@ def _text_or_bool(value: Any) -> Any:
     """``"true"`` and ``"false"`` are truth values, any other text stays text."""
     return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
 
+
+_POWER = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")
 
 Numbers = Annotated[tuple[float, ...], BeforeValidator(split_words)]
 Count = Annotated[int, Field(ge=1)]
@@ -190,7 +200,7 @@ class LoraOptions(Options):
     use_dora: bool = option(False, "learn magnitude and direction apart (DoRA)")
     pissa_init: bool = option(False, "start from the principal singular vectors (PiSSA)")
     pissa_iter: int = option(16, "iterations of the fast SVD for PiSSA; -1 for the exact one")
-    loraplus_lr_ratio: float | None = option(None, "learning rate of B over that of A (LoRA+)")
+    loraplus_lr_ratio: float | None = option(None, "learning rate of B over that of A (LoRA+)", gt=0)
 
 
 class OptimOptions(Options):
@@ -311,4 +321,4 @@ class TrainConfig(Options):
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()
     generate: GenerateOptions = GenerateOptions()
-    trainer: dict[str, Any] = Field({}, description="further arguments of transformers' TrainingArguments, by name")
+    trainer: Mapping = Field({}, description="further arguments of transformers' TrainingArguments, by name")

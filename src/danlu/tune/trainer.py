@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from danlu.core.errors import RunError, UsageError, did_you_mean
+from danlu.core.errors import ConfigError, RunError, UsageError, did_you_mean
 from danlu.core.files import read_json, write_json
 from danlu.tune.batches import Batch, Sequences, collate, training_batches
 from danlu.tune.callbacks import stop_if_nonsense
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
+from danlu.tune.methods.low_rank import raise_rates
 
 Measure = Callable[[Any], Mapping[str, float]]
 """Generates answers with the model and returns metrics; given by whoever knows how to evaluate."""
@@ -43,6 +44,7 @@ class DanluTrainer(Trainer):
         packing: fill sequences up to this many tokens, or None for one row a sequence.
         measure: generation metrics at every evaluation, or None.
         on_checkpoint: called with the folder of a checkpoint before it becomes visible.
+        rate_ratio: learning rate of LoRA's B over that of A (LoRA+), or None.
         arguments: of :class:`transformers.Trainer`.
     """
 
@@ -57,11 +59,12 @@ class DanluTrainer(Trainer):
         packing: int | None = None,
         measure: Measure | None = None,
         on_checkpoint: Callable[[Path], None] | None = None,
+        rate_ratio: float | None = None,
         **arguments: Any,
     ) -> None:
         self.tuned, self.method = tuned, METHODS[method]
         self.evaluations, self.packing, self.measure = evaluations, packing, measure
-        self.on_checkpoint = on_checkpoint
+        self.on_checkpoint, self.rate_ratio = on_checkpoint, rate_ratio
         some = next(iter(evaluations.values()), None)  # which one does not matter: evaluate() takes them all
         super().__init__(model=learner, train_dataset=train, eval_dataset=some, **arguments)
         self.model_accepts_loss_kwargs = True
@@ -69,6 +72,36 @@ class DanluTrainer(Trainer):
         self._began = time.time()
         self._epoch_over = self._postponed = False
         self.add_callback(_Progress(self))
+
+    def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
+        """As transformers makes it, with a rate of its own for B under LoRA+.
+
+        Raises:
+            ConfigError: when its package is missing or it refuses its arguments.
+        """
+        try:
+            optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **named)
+        except (ImportError, ValueError, TypeError) as error:
+            raise ConfigError(f"this optimizer cannot be used: {_first_sentence(error)}", where="optim") from error
+        if self.rate_ratio is not None:
+            raise_rates(optimizer, self.model, self.rate_ratio)
+        return optimizer
+
+    def create_scheduler(self, *arguments: Any, **named: Any) -> Any:
+        """As transformers makes it.
+
+        Raises:
+            ConfigError: when it misses or refuses an argument.
+        """
+        try:
+            return super().create_scheduler(*arguments, **named)
+        except (ValueError, TypeError, AssertionError) as error:
+            name = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
+            raise ConfigError(
+                f"the schedule {name} cannot be made: {_first_sentence(error)}",
+                where="lr_scheduler_kwargs",
+                hint="Its arguments are given there as a mapping, for instance {min_lr_rate: 0.1}.",
+            ) from error
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Packed batches in the order of the seed and the epoch."""
@@ -355,3 +388,7 @@ def _disk_trouble(error: BaseException) -> bool:
             os.strerror(28).lower(),
         )
     )
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")

@@ -98,3 +98,13 @@ def _is_plain(layer: Any) -> bool:
         and not getattr(layer, "lora_bias", {}).get(name)
         and not layer.fan_in_fan_out
     )
+
+
+def raise_rates(optimizer: torch.optim.Optimizer, model: nn.Module, ratio: float) -> None:
+    """Let every B learn ``ratio`` times as fast as its A (LoRA+, Hayou et al. 2024)."""
+    chosen = {id(weight) for name, weight in model.named_parameters() if ".lora_B." in name}
+    for group in list(optimizer.param_groups):
+        moved = [weight for weight in group["params"] if id(weight) in chosen]
+        if moved:
+            group["params"] = [weight for weight in group["params"] if id(weight) not in chosen]
+            optimizer.add_param_group({**group, "params": moved, "lr": group["lr"] * ratio})
