@@ -3,7 +3,7 @@
 import pytest
 
 from danlu.core.config import build, field_homes
-from danlu.core.errors import ConfigError, UsageError
+from danlu.core.errors import ConfigError, MissingDependency, UsageError
 from danlu.tune.checks import check
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 
@@ -116,3 +116,31 @@ def test_options_that_contradict_each_other(values, message):
 )
 def test_options_that_agree(values):
     check(config(**values))
+
+
+def test_a_tracker_is_looked_for_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr("danlu.tune.checks.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=r"report_to=wandb.*pip install wandb"):
+        check(config(dataset="a", report_to="wandb"))
+    with pytest.raises(UsageError, match="no tracker 'wandv'.*Did you mean wandb"):
+        check(config(dataset="a", report_to="wandv"))
+    monkeypatch.setattr("danlu.tune.checks.find_spec", lambda name: object() if name == "tensorboardX" else None)
+    check(config(dataset="a", report_to="tensorboard"))
+    check(config(dataset="a", report_to="all"))
+
+
+def test_weights_of_datasets_that_are_not_interleaved_are_told(capsys):
+    check(config(dataset="a,b", interleave_probs=[0.2, 0.8]))
+    assert "interleave_probs has no effect with mix_strategy=concat" in capsys.readouterr().err
+    check(config(dataset="a,b", interleave_probs=[0.2, 0.8], mix_strategy="interleave_over"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("written", [{"min_lr": "1e-5"}, '{"min_lr": 1e-5}', {"min_lr": 1e-5}, {"min_lr": "1.0E-5"}])
+def test_powers_of_ten_inside_a_mapping_are_numbers(written):
+    assert config(lr_scheduler_kwargs=written).optimizer.lr_scheduler_kwargs == {"min_lr": 1e-5}
+    assert config(trainer={"adam_epsilon": "1e-6", "push_to_hub": False}).trainer == {
+        "adam_epsilon": 1e-6,
+        "push_to_hub": False,
+    }
+    assert config(trainer={"hub_model_id": "me/1e5-model"}).trainer == {"hub_model_id": "me/1e5-model"}

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
-from danlu.core.errors import UsageError
+from importlib.util import find_spec
+
+from danlu.core.console import warn
+from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.tune.config import TrainConfig
+
+TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "swanlab": ("swanlab",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
+    "comet_ml": ("comet_ml",),
+    "clearml": ("clearml",),
+    "neptune": ("neptune",),
+    "dvclive": ("dvclive",),
+    "codecarbon": ("codecarbon",),
+    "azure_ml": ("azureml",),
+    "dagshub": ("dagshub", "mlflow"),
+    "flyte": ("flytekit",),
+}
+"""Trackers that transformers can report to → packages, one of which each needs."""
 
 
 def check(config: TrainConfig) -> None:
@@ -20,6 +40,19 @@ def check(config: TrainConfig) -> None:
     _check_evaluation(config)
     _check_encoding(config)
     _check_adapters(config)
+    if task.do_train:
+        _check_trackers(config.log.report_to)
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name == "all":
+            continue
+        if name not in TRACKERS:
+            hint = did_you_mean(name, TRACKERS) or f"Known: {', '.join(TRACKERS)}."
+            raise UsageError(f"there is no tracker {name!r}", where="report_to", hint=hint)
+        if not any(find_spec(package) for package in TRACKERS[name]):
+            raise MissingDependency(TRACKERS[name][0], f"for report_to={name}")
 
 
 def _check_evaluation(config: TrainConfig) -> None:
@@ -60,6 +93,8 @@ def _check_encoding(config: TrainConfig) -> None:
     if config.encode.train_on_prompt and config.encode.mask_history:
         raise UsageError("train_on_prompt and mask_history contradict each other", hint="Keep one of them.")
     weights, datasets = config.data.interleave_probs, config.data.dataset
+    if weights and config.data.mix_strategy == "concat":
+        warn("interleave_probs has no effect with mix_strategy=concat; interleave_under, _over or _once would use it")
     if weights and len(weights) != len(datasets):
         raise UsageError(
             f"interleave_probs has {len(weights)} weights for {len(datasets)} datasets",

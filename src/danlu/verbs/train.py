@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ def gather(config: TrainConfig) -> Material:
     """Find the model's folder, open its tokenizer and template, and tokenise the rows. No weights are read."""
     from danlu.models.loading import load_tokenizer, model_folder
 
+    if config.compute.preprocessing_num_workers:  # read by the tokenizer when it first works on a batch
+        os.environ["RAYON_NUM_THREADS"] = str(config.compute.preprocessing_num_workers)
     model = config.model
     folder = model_folder(model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir)
     text = open_text(load_tokenizer(folder), config, generation_stops(folder))
