@@ -208,6 +208,7 @@ class Session:
                 packing=config.encode.cutoff_len if config.encode.packing else None,
                 measure=self.measure,
                 on_checkpoint=self._stamp,
+                rate_ratio=config.lora.loraplus_lr_ratio,
                 args=arguments,
                 processing_class=self.tokenizer,
                 callbacks=callbacks,
@@ -223,6 +224,8 @@ class Session:
 
     def _finish(self, metrics: dict[str, Any], history: list[dict[str, Any]], data: Sequence[str]) -> None:
         config, output = self.config, self.run_directory.path
+        if config.output.file_style == "et":  # that tool wrote five numbers
+            metrics = {key: value for key, value in metrics.items() if key != "total_flos"}
         write_results(output, "train", metrics)
         write_finetuning_args(output, config)
         if config.output.file_style == "et":

@@ -20,7 +20,7 @@ from danlu.evaluate.results import prefixed, print_metrics, print_scores
 from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
 from danlu.verbs.material import Text, evaluation_rows, generation_stops, open_text, rules, tell, training_rows
-from danlu.verbs.opening import Opened, engine_of, open_model, settings
+from danlu.verbs.opening import Opened, engine_of, named_model, open_model, settings
 from danlu.verbs.questions import Question, answer, generation_options, questions
 
 STYLES = {"danlu": "danlu", "et": "et", "llamafactory": "lf"}
@@ -66,7 +66,7 @@ def after_training(config: TrainConfig, folder: Path) -> None:
     elif is_run(named):
         source = open_run(named)
     else:
-        source = plain_model(config.model.model_name_or_path, config.model.adapter_name_or_path)
+        source = named_model(config, config.model.adapter_name_or_path)
     if config.task.do_eval:
         _measure(config, source, folder, split="eval", write_rows=False)
     if config.task.do_predict:
@@ -82,7 +82,8 @@ def _measure(
     started = time.monotonic()
     if not (config.task.predict_with_generate or write_rows or config.output.file_style == "danlu"):
         values: dict[str, Any] = {"loss": _loss(config, opened)}
-        values = dict(prefixed(values, split, runtime=time.monotonic() - started, samples=len(rows)))
+        steps = -(-len(rows) // config.log.per_device_eval_batch_size)
+        values = dict(prefixed(values, split, runtime=time.monotonic() - started, samples=len(rows), steps=steps))
     else:
         measured, asked = _answers(config, opened, rows, folder if write_rows else None)
         runtime = time.monotonic() - started
@@ -105,17 +106,20 @@ def _rows(config: TrainConfig, source: TrainedModel) -> list[Row]:
         _warn_of_known_rows(loaded.rows, source, names_of(loaded.sources))
         return loaded.rows
     if config.data.val_size > 0 and config.data.dataset:
-        return _held_out(config)
+        return _held_out(config, source.run)[: config.data.max_samples]
     raise UsageError(
         "no rows to measure on are named",
         hint="Give dataset=NAME or a file; a run that was trained with val_size knows its own held-out rows.",
     )
 
 
-def _held_out(config: TrainConfig) -> list[Row]:
+def _held_out(config: TrainConfig, run: Path | None = None) -> list[Row]:
+    """The rows that training holds out. Of a run: those that it did hold out, whatever has been asked for since."""
     from danlu.models.loading import load_tokenizer, model_folder
     from danlu.tune.session import split_members
 
+    if run is not None:
+        config = RunDirectory(run).read_config(TrainConfig)
     folder = model_folder(config.model.model_name_or_path)
     text = open_text(load_tokenizer(folder), config, generation_stops(folder))
     prepared = prepare(
@@ -129,14 +133,14 @@ def _held_out(config: TrainConfig) -> list[Row]:
 def _warn_of_known_rows(rows: Sequence[Row], source: TrainedModel, names: str) -> None:
     from danlu.data.schema import row_key
 
-    if source.run is None:
-        return
-    seen = int(RunDirectory(source.run).seen(row_key(row) for row in rows).sum())
-    if seen:
-        warn(
-            f"{seen} of {len(rows)} rows of {names} were in the training data of {source.run}: "
-            "these scores show memory, not skill"
-        )
+    keys = [row_key(row) for row in rows]
+    for place in dict.fromkeys((source.run, *map(Path, source.adapters), Path(source.model))):
+        seen = int(RunDirectory(place).seen(keys).sum()) if place is not None else 0
+        if seen:
+            warn(
+                f"{seen} of {len(rows)} rows of {names} were in the training data of {place}: "
+                "these scores show memory, not skill"
+            )
 
 
 def _loss(config: TrainConfig, opened: Opened) -> float:
@@ -166,17 +170,25 @@ def _answers(config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: P
         if given:
             note(f"{len(given)} of {len(asked)} answers are there already")
     waiting = {number: question for number, question in enumerate(asked) if number not in given}
+    cut, endless = 0, 0
     with progress("answers", len(asked)) as line:
         line.advance(len(given))
 
         def finished(number: int, completion: Any) -> None:
+            nonlocal cut, endless
             question = asked[number]
             given[number] = completion.text
+            cut += completion.cut_tokens > 0
+            endless += completion.finish_reason == "length"
             if file is not None:
                 file.add(number, question.text, completion.text, question.label, key=f"{question.key:016x}")
             line.advance()
 
         answer(engine, waiting, options, finished)
+    if cut:
+        warn(f"{cut} prompts are longer than the model can read: their beginning was left out")
+    if endless:
+        note(f"{endless} of {len(waiting)} answers reached max_new_tokens={options.max_new_tokens} and end there")
     measured = measure(
         [given[number] for number in range(len(asked))], [q.label for q in asked], config.generate.metric_set
     )

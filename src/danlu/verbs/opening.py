@@ -47,10 +47,25 @@ def settings(
     before = directory.read_config(TrainConfig).model_dump(exclude_defaults=True) if directory else {}
     if directory and "output_dir" not in values:
         before.get("output", {}).pop("output_dir", None)
+    if model is not None:
+        values["model_name_or_path"] = str(model)
     config = build(TrainConfig, _flat(before) | values, where="command line")
-    source = open_run(directory.path) if directory else plain_model(str(model), tuple(adapter))
+    source = open_run(directory.path) if directory else named_model(config, adapter)
     place = config.output.output_dir or (str(directory.path) if directory else f"runs/{Path(str(model)).name}-eval")
     return config, source, Path(place)
+
+
+def named_model(config: TrainConfig, adapters: Sequence[str] = ()) -> TrainedModel:
+    """The model that a configuration names, in the revision and from the folder that it names."""
+    from danlu.models.loading import model_folder
+    from danlu.models.sources import resolve_model
+
+    options = config.model
+    name = options.model_name_or_path
+    asked = options.cache_dir is not None or options.model_revision != "main"
+    if asked and resolve_model(name).kind == "hub":
+        name = str(model_folder(name, revision=options.model_revision, cache_dir=options.cache_dir))
+    return plain_model(name, tuple(adapters))
 
 
 def _flat(grouped: Mapping[str, Any]) -> dict[str, Any]:
