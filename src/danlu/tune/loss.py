@@ -9,7 +9,6 @@ import torch
 
 from danlu.data.tokens import TokenStore
 from danlu.models.prefix import split_prefix
-from danlu.tune.batches import collate
 from danlu.tune.learner import Learner, examine
 
 
@@ -30,9 +29,9 @@ def mean_loss(model: Any, store: TokenStore, batch_size: int, *, half: bool = Fa
     total, count = 0.0, 0
     context = torch.autocast(inner.device.type, torch.bfloat16) if half else nullcontext()
     for start in range(0, len(store), batch_size):
-        batch = collate(store, range(start, min(start + batch_size, len(store))))
+        batch = learner.objective.build(store, range(start, min(start + batch_size, len(store))))
         with context:
             total += float(learner(**{name: value.to(inner.device) for name, value in batch.items()}))
-        count += len(batch["targets"])
+        count += learner.objective.count(batch)
     inner.set_attn_implementation(own)
     return total / count

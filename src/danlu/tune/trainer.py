@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from danlu.core.errors import RunError, UsageError, did_you_mean
 from danlu.core.files import read_json, write_json
-from danlu.tune.batches import Batch, Sequences, collate, training_batches
+from danlu.tune.batches import Batch, Sequences, training_batches
 from danlu.tune.callbacks import stop_if_nonsense
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
@@ -81,13 +81,13 @@ class DanluTrainer(Trainer):
         return DataLoader(
             data,
             batch_sampler=batches,
-            collate_fn=_Collate(data),
+            collate_fn=_Collate(data, self.model.objective),
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
-        count = torch.tensor(sum(len(batch["targets"]) for batch in batch_samples), device=device)
+        count = torch.tensor(sum(map(self.model.objective.count, batch_samples)), device=device)
         if self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count
@@ -97,7 +97,7 @@ class DanluTrainer(Trainer):
     ) -> Any:
         """Mean loss per trained token of the whole accumulated batch."""
         if num_items_in_batch is None:
-            num_items_in_batch = len(inputs["targets"])
+            num_items_in_batch = self.model.objective.count(inputs)
         loss = model(**inputs) / num_items_in_batch
         if self.args.world_size > 1:
             loss = loss * self.args.world_size
@@ -158,7 +158,9 @@ class DanluTrainer(Trainer):
         total = torch.zeros(2, dtype=torch.float64)
         for batch in loader:
             inputs = self._prepare_inputs(batch)
-            total += torch.tensor([float(learner(**inputs)), float(len(inputs["targets"]))], dtype=torch.float64)
+            total += torch.tensor(
+                [float(learner(**inputs)), float(self.model.objective.count(inputs))], dtype=torch.float64
+            )
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
         learner.train(was_training)
@@ -262,13 +264,14 @@ class DanluTrainer(Trainer):
 
 
 class _Collate:
-    """Turns positions in a dataset into a packed batch; a class so that worker processes can receive it."""
+    """Turns numbers of sequences into a batch; a class so that worker processes can receive it."""
 
-    def __init__(self, data: Sequences) -> None:
-        self.store = data.store
+    def __init__(self, data: Sequences, objective: Any) -> None:
+        self.store, self.build = data.store, objective.build
 
     def __call__(self, members: list[int]) -> Batch:
-        return collate(self.store, members)
+        batch: Batch = self.build(self.store, members)
+        return batch
 
 
 class _Progress(TrainerCallback):
