@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -273,6 +274,7 @@ def main(given: Sequence[str] | None = None) -> int:
     say(f"the peer lives in {peer}")
     peer_python = peer_environment(peer.resolve())
     work = options.work or Path(tempfile.mkdtemp(prefix="danlu-benchmark-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running child is ended and files go
     benchmark = Benchmark(options, Bench(work.resolve(), peer_python, cores()))
     try:
         benchmark.prepare()

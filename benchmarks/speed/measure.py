@@ -22,8 +22,8 @@ class RunFailed(Exception):
 class Child:
     """A finished process: when it started (unix seconds), how long it took, and the most memory it held, in bytes.
 
-    ``peak`` is the larger of the process's own high-water mark and the sum over it and its children at any
-    look; 0 where there is no /proc.
+    ``peak`` is the larger of the process's own high-water mark (resident memory) and the sum over it and its
+    children at any look; 0 where there is no /proc.
     """
 
     started: float
@@ -78,15 +78,28 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], log: Path)
 
 
 def memory(process: int) -> int:
-    """Bytes of memory: the process's high-water mark, or what it and its children hold now if that is more."""
-    own = status(process)
-    family = own.get("VmRSS", 0)
+    """Bytes of memory: the process's high-water mark, or what it and its children share out now if that is more.
+
+    Pages that several processes share (after a fork) are counted once: proportional set sizes are summed.
+    """
+    own = status(process).get("VmHWM", 0)
     waiting = _children(process)
+    if not waiting:
+        return own
+    family = _proportional(process)
     while waiting:
         member = waiting.pop()
-        family += status(member).get("VmRSS", 0)
+        family += _proportional(member)
         waiting.extend(_children(member))
-    return max(own.get("VmHWM", 0), family)
+    return max(own, family)
+
+
+def _proportional(process: int) -> int:
+    try:
+        text = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    return parse_status(text).get("Pss", 0)
 
 
 def status(process: int | str) -> dict[str, int]:
@@ -99,11 +112,11 @@ def status(process: int | str) -> dict[str, int]:
 
 
 def parse_status(text: str) -> dict[str, int]:
-    """Read the sizes of a /proc status file, in bytes."""
+    """Read the sizes of a /proc status or smaps_rollup file, in bytes."""
     values = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
-        if name in ("VmRSS", "VmHWM"):
+        if name in ("VmRSS", "VmHWM", "Pss"):
             values[name] = int(rest.split()[0]) * 1024
     return values
 

@@ -143,8 +143,8 @@ def token_remarks(ours: Mapping[str, Any], peers: Mapping[str, Any], template: s
     """How far both sides train the same tokens.
 
     Args:
-        ours: ``order``, and by row ``tokens`` and ``supervised``; ``pieces`` and ``trained`` of the first row in
-            that order.
+        ours: ``order``, and by row ``tokens`` and ``supervised``; of the first row in that order ``pieces``
+            and ``trained``.
         peers: the same, by place in that order.
         template: the peer's template.
     """

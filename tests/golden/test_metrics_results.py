@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from danlu.evaluate.results import metrics_block, write_results
+from danlu.core.results import metrics_block, write_results
 
 pytestmark = pytest.mark.golden
 

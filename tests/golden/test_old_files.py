@@ -5,7 +5,8 @@ import json
 import pytest
 
 from danlu.cli.compat import resolve_train
-from danlu.tune.artefacts import log_line, log_values, write_finetuning_args, write_model_card, write_results
+from danlu.core.results import write_results
+from danlu.tune.artefacts import log_line, log_values, write_finetuning_args, write_model_card
 
 pytestmark = pytest.mark.golden
 

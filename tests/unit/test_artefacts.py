@@ -9,15 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.config import build
+from danlu.core.results import metrics_block, write_results
 from danlu.tune.artefacts import (
     append_log,
     finetuning_args,
     log_line,
     log_values,
-    metrics_text,
     write_finetuning_args,
     write_model_card,
-    write_results,
     write_training_args,
 )
 from danlu.tune.config import TrainConfig
@@ -119,7 +118,7 @@ def test_broken_results_of_an_earlier_command_do_not_stop_this_one(tmp_path):
 
 def test_the_printed_block_is_aligned():
     metrics = {"epoch": 3.0, "train_loss": 2.123456, "train_runtime": 6.509, "total_flos": 5 << 30, "n": 3}
-    assert metrics_text("train", metrics) == (
+    assert metrics_block("train", metrics) == (
         "***** train metrics *****\n"
         "  epoch         =        3.0\n"
         "  n             =          3\n"
@@ -127,8 +126,8 @@ def test_the_printed_block_is_aligned():
         "  train_loss    =     2.1235\n"
         "  train_runtime = 0:00:06.50"
     )
-    assert metrics_text("eval", {}) == "***** eval metrics *****"
-    assert metrics_text("eval", {"x_mem_y": 3 << 20, "eval_loss": math.inf}).count("\n") == 2
+    assert metrics_block("eval", {}) == "***** eval metrics *****"
+    assert metrics_block("eval", {"x_mem_y": 3 << 20, "eval_loss": math.inf}).count("\n") == 2
 
 
 def test_the_model_card(tmp_path):

@@ -135,6 +135,17 @@ def test_memory_of_a_child_and_its_children_is_seen(tmp_path: Path) -> None:
         assert 80_000_000 < child.peak < 400_000_000
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no smaps_rollup on this system")
+def test_pages_that_processes_share_are_counted_once(tmp_path: Path) -> None:
+    code = (
+        "import os, time; block = bytearray(b'x') * 80_000_000\n"
+        "for _ in range(3):\n    if os.fork() == 0: time.sleep(1); os._exit(0)\n"
+        "for _ in range(3): os.wait()"
+    )
+    child = measure.run_child([sys.executable, "-c", code], os.environ, tmp_path / "log.txt")
+    assert 80_000_000 < child.peak < 160_000_000
+
+
 def test_a_failed_child_shows_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(measure.RunFailed, match="the kiln is cold"):
         measure.run_child([sys.executable, "-c", "exit('the kiln is cold')"], os.environ, tmp_path / "log.txt")
@@ -222,9 +233,6 @@ def test_both_sides_get_the_same_options(tmp_path: Path) -> None:
 
 def test_only_the_best_settings_of_the_peer_differ() -> None:
     danlu, peer, best = sides.contenders(2)
-    assert not danlu.training
-    assert not peer.training
-    assert not danlu.environment
-    assert not peer.environment
+    assert not any((danlu.training, peer.training, danlu.environment, peer.environment))
     assert best.training["disable_gradient_checkpointing"] is True
     assert set(best.environment) == set(sides.MALLOC)

@@ -244,7 +244,7 @@ def test_any_value_of_any_key_gives_a_configuration_or_a_usage_error(tmp_path_fa
     try:
         resolved = resolve_train([str(path)])
     except UsageError as error:
-        assert str(path) in str(error) or error.hint  # noqa: PT017 - either outcome is right
+        assert str(path) in str(error) or error.hint
         return
     assert render_resolved(resolved)
 
@@ -264,4 +264,4 @@ def test_any_flag_with_any_value_gives_a_configuration_or_a_usage_error(pairs):
     try:
         resolve_train(["--do_train", *flags])
     except UsageError as error:
-        assert error.exit_code == 2  # noqa: PT017 - either outcome is right
+        assert error.exit_code == 2

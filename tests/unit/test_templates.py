@@ -203,6 +203,17 @@ def test_an_unstable_template_is_refused() -> None:
         template.encode(talk("q", "<think>h</think>a", "q", "b"))
 
 
+def test_untrained_answers_may_be_rewritten() -> None:
+    template = make_template(UNSTABLE)
+    muted = Message("assistant", "<think>h</think>a", train=False)
+    whole = Conversation((Message("user", "q"), muted, Message("user", "r"), Message("assistant", "b")))
+    encoded = template.encode(whole)
+    assert trained_text(template, encoded) == ["b<|im_end|>"]
+    prompt = template.prompt(Conversation(whole.messages[:3]))
+    assert encoded.ids[: len(prompt)] == prompt
+    assert "think" not in template.tokenizer.decode(encoded.ids, skip_special_tokens=False)
+
+
 def test_templates_that_cannot_be_used() -> None:
     with pytest.raises(TemplateError, match=r"brings no chat template.*template="):
         Template(make_tokenizer(None))

@@ -169,7 +169,8 @@ class Template:
             unfinished: indices of messages whose text was cut; their end of turn is not trained.
 
         Raises:
-            TemplateError: when the template is not prefix-stable: what it writes for a turn depends on later turns.
+            TemplateError: when the template is not prefix-stable: what it writes for a trained turn depends on
+                later turns.
         """
         prepared = self._prepare(conversation)
         shift = len(prepared.messages) - len(conversation.messages)
@@ -179,18 +180,21 @@ class Template:
         for index, message in enumerate(prepared.messages):
             if message.role != "assistant":
                 continue
-            before = self._render(prepared.messages[:index], prepared.tools, generation_prompt=True)
-            after = self._render(prepared.messages[: index + 1], prepared.tools, generation_prompt=False)
+            before, after = self._around(prepared, index)
+            if message.train is False:
+                found, told = self._steady(told, before, after, self._seen_from(prepared, index))
+                pieces += found
+                continue
             if not (before.startswith(told) and after.startswith(before)):
                 raise UnstableTemplateError
             pieces.append(Piece(before[len(told) :], trained=False))
             answer, stop, rest = self._at_stop(after[len(before) :])
-            trained, finished = message.train is not False, index - shift not in unfinished
-            pieces += [Piece(answer, trained), Piece(stop, trained and finished), Piece(rest, trained=False)]
-            if trained and finished and not stop:
+            finished = index - shift not in unfinished
+            pieces += [Piece(answer, trained=True), Piece(stop, trained=finished), Piece(rest, trained=False)]
+            if finished and not stop:
                 open_ends.append(len(pieces) - 2)
             told = after
-        if prepared.messages[-1].role != "assistant":
+        if prepared.messages[-1].role != "assistant" or prepared.messages[-1].train is False:
             whole = self._render(prepared.messages, prepared.tools, generation_prompt=False)
             if not whole.startswith(told):
                 raise UnstableTemplateError
@@ -204,18 +208,36 @@ class Template:
         pieces: list[Piece] = []
         told = ""
         for index, message in enumerate(prepared.messages):
-            if message.role != "assistant":
-                continue
-            before = self._render(prepared.messages[:index], prepared.tools, generation_prompt=True)
-            after = self._render(prepared.messages[: index + 1], prepared.tools, generation_prompt=False)
-            if before.startswith(told) and whole.startswith(before):
-                pieces.append(Piece(before[len(told) :], trained=False))
-                told = before
-            if after.startswith(told) and whole.startswith(after):
-                pieces += [Piece(text, trained=False) for text in self._at_stop(after[len(told) :])]
-                told = after
+            if message.role == "assistant":
+                found, told = self._steady(told, *self._around(prepared, index), whole)
+                pieces += found
         pieces.append(Piece(whole[len(told) :], trained=False))
         return [piece for piece in pieces if piece.text]
+
+    def _around(self, prepared: Conversation, index: int) -> tuple[str, str]:
+        """The text up to an answer with its header, and with the answer."""
+        return (
+            self._render(prepared.messages[:index], prepared.tools, generation_prompt=True),
+            self._render(prepared.messages[: index + 1], prepared.tools, generation_prompt=False),
+        )
+
+    def _seen_from(self, prepared: Conversation, index: int) -> str:
+        """What the next trained answer sees, or the whole text if none follows."""
+        for later in range(index + 1, len(prepared.messages)):
+            if prepared.messages[later].role == "assistant" and prepared.messages[later].train is not False:
+                return self._render(prepared.messages[:later], prepared.tools, generation_prompt=True)
+        return self._render(prepared.messages, prepared.tools, generation_prompt=False)
+
+    def _steady(self, told: str, before: str, after: str, seen: str) -> tuple[list[Piece], str]:
+        """Pieces of an untrained answer, as far as later text leaves it as it was; and what has been told with them."""
+        pieces: list[Piece] = []
+        if before.startswith(told) and seen.startswith(before):
+            pieces.append(Piece(before[len(told) :], trained=False))
+            told = before
+        if after.startswith(told) and seen.startswith(after):
+            pieces += [Piece(text, trained=False) for text in self._at_stop(after[len(told) :])]
+            told = after
+        return pieces, told
 
     def encode_pieces(self, conversations: Sequence[Sequence[Piece]]) -> list[Encoded]:
         """Tokenise many conversations at once, piece by piece.

@@ -16,7 +16,7 @@ from danlu.core.errors import RunError
 from danlu.core.files import write_json
 from danlu.data.templates import Encoded
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever encoding changes; older caches are then not found."""
 
 

@@ -1,21 +1,14 @@
-"""Result files and the console block that readers of the older tools expect.
-
-``<split>_results.json`` and ``all_results.json`` (merged over the runs of a directory) are what
-transformers' ``Trainer`` writes: indented by four, keys sorted, no final line break.
-"""
+"""Scores as they are named in result files and shown on the terminal."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from datetime import timedelta
-from pathlib import Path
 
 from rich.table import Table
 
 from danlu.core import console
-from danlu.core.files import read_json, write_text
+from danlu.core.results import metrics_block
 from danlu.evaluate.metrics import Measurement, Score
 
 Number = int | float
@@ -52,60 +45,28 @@ def prefixed(
     return values
 
 
-def write_results(folder: Path, split: str, values: Mapping[str, Number]) -> None:
-    """Write ``<split>_results.json`` and merge the values into ``all_results.json``, each in one step.
-
-    Raises:
-        RunError: when the folder cannot be written, or ``all_results.json`` is not a JSON object.
-    """
-    _write(folder / f"{split}_results.json", values)
-    path = folder / "all_results.json"
-    merged = dict(read_json(path)) if path.exists() else {}
-    merged.update(values)
-    _write(path, merged)
-
-
-def _write(path: Path, values: Mapping[str, Number]) -> None:
-    write_text(path, json.dumps(dict(values), indent=4, sort_keys=True))
-
-
-def metrics_block(split: str, values: Mapping[str, Number]) -> str:
-    """The lines ``***** eval metrics *****`` and an aligned ``  key = value`` for each, keys sorted."""
-    shown = {key: _shown(key, value) for key, value in values.items()}
-    key_width = max(map(len, shown), default=0)
-    value_width = max(map(len, shown.values()), default=0)
-    lines = [f"***** {split} metrics *****"]
-    lines += [f"  {key:<{key_width}} = {shown[key]:>{value_width}}" for key in sorted(shown)]
-    return "\n".join(lines)
-
-
-def _shown(key: str, value: Number) -> str:
-    if "_mem_" in key:
-        return f"{int(value) >> 20}MB"
-    if "_runtime" in key:
-        hundredths = int(abs(value - int(value)) * 100)
-        return f"{timedelta(seconds=int(value))}.{hundredths:02d}"
-    if key == "total_flos":
-        return f"{int(value) >> 30}GF"
-    return str(round(value, 4)) if isinstance(value, float) else str(value)
-
-
 def print_metrics(split: str, values: Mapping[str, Number]) -> None:
     """Print :func:`metrics_block` to standard output."""
     console.out.print(metrics_block(split, values), markup=False, soft_wrap=True)
 
 
 def scores_table(measurement: Measurement, title: str | None = None) -> Table:
-    """Metric, value, 95 % interval, n and protocol of every score, to print."""
+    """Metric, value, 95 % interval and n of every score, to print."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True, style="accent")
     table.add_column("95 % interval", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("protocol", style="quiet", overflow="fold")
     for score in measurement.scores:
-        table.add_row(score.name, number(score.value, score.scale), interval(score), str(score.n), score.protocol)
+        table.add_row(score.name, number(score.value, score.scale), interval(score), str(score.n))
     return table
+
+
+def print_scores(measurement: Measurement, title: str | None = None) -> None:
+    """Print the table, and below it how each number was made, so that it can be made again."""
+    console.out.print(scores_table(measurement, title))
+    for score in measurement.scores:
+        console.out.print(f"{score.name}: {score.protocol}; interval: {score.interval}", style="quiet", soft_wrap=True)
 
 
 def number(value: float, scale: float = 100.0) -> str:

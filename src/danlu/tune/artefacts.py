@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import RunError
-from danlu.core.files import read_json, write_json, write_text
+from danlu.core.files import write_json, write_text
+from danlu.core.results import shown_metric
 from danlu.tune.config import FileStyle, TrainConfig
 
 LOG_KEYS = (
@@ -107,47 +107,6 @@ def write_training_args(folder: Path, config: TrainConfig) -> None:
     write_json(folder / "training_args.bin", training_args(config), indent=2, sort_keys=True)
 
 
-def write_results(folder: Path, split: str, metrics: Mapping[str, Any]) -> None:
-    """Write ``<split>_results.json`` and merge the metrics into all_results.json, as the Trainer does.
-
-    Args:
-        folder: the output directory; an all_results.json of an earlier command in it keeps its other keys.
-        split: ``train``, ``eval`` or ``predict``.
-        metrics: name → number.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{split}_results.json", _results(metrics))
-    merged = folder / "all_results.json"
-    try:
-        before = read_json(merged)
-    except RunError:
-        before = {}
-    write_text(merged, _results({**(before if isinstance(before, dict) else {}), **metrics}))
-
-
-def _results(metrics: Mapping[str, Any]) -> str:
-    return json.dumps(dict(metrics), indent=4, sort_keys=True)
-
-
-def metrics_text(split: str, metrics: Mapping[str, Any]) -> str:
-    """The block that the Trainer prints after a stage: ``***** eval metrics *****`` and aligned lines."""
-    shown = {key: _metric(key, value) for key, value in metrics.items()}
-    names = max((len(key) for key in shown), default=0)
-    width = max((len(value) for value in shown.values()), default=0)
-    lines = [f"  {key:<{names}} = {shown[key]:>{width}}" for key in sorted(shown)]
-    return "\n".join([f"***** {split} metrics *****", *lines])
-
-
-def _metric(key: str, value: Any) -> str:
-    if "_mem_" in key:
-        return f"{int(value) >> 20}MB"
-    if "_runtime" in key:
-        return f"{timedelta(seconds=int(value))}.{int(abs(value - int(value)) * 100):02d}"
-    if key == "total_flos":
-        return f"{int(value) >> 30}GF"
-    return str(round(value, 4)) if isinstance(value, float) else str(value)
-
-
 def write_model_card(
     folder: Path,
     config: TrainConfig,
@@ -176,7 +135,9 @@ def write_model_card(
     parts.append("## Data\n\n" + ("\n".join(f"- {line}" for line in data) or "Not recorded."))
     parts.append("## Options\n\n" + _table("option", _card_options(config)))
     if scores:
-        parts.append("## Scores\n\n" + _table("metric", {key: _metric(key, scores[key]) for key in sorted(scores)}))
+        parts.append(
+            "## Scores\n\n" + _table("metric", {key: shown_metric(key, scores[key]) for key in sorted(scores)})
+        )
     if found:
         parts.append("## Versions\n\n" + "\n".join(f"- {name} {found[name]}" for name in found))
     parts.append("Every option is in `run.yaml`, the lineage in `manifest.json`.")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from danlu.core.console import note
 from danlu.core.errors import DataError, RunError
 from danlu.core.manifest import installed_versions
+from danlu.core.results import metrics_block, write_results
 from danlu.core.run import RunDirectory
 from danlu.data.tokens import TokenStore
 from danlu.models.loading import check_architecture, load_model, pick_device
@@ -23,10 +24,8 @@ from danlu.models.memory import keep_freed_memory
 from danlu.models.quiet import quiet
 from danlu.tune.arguments import training_arguments
 from danlu.tune.artefacts import (
-    metrics_text,
     write_finetuning_args,
     write_model_card,
-    write_results,
     write_training_args,
 )
 from danlu.tune.batches import Sequences, pack_groups, training_batches
@@ -231,7 +230,7 @@ class Session:
         write_model_card(
             output, config, base_model=config.model.model_name_or_path, data=data, versions=installed_versions()
         )
-        note(metrics_text("train", metrics))
+        note(metrics_block("train", metrics))
         if config.output.plot_loss:
             plot_curves(output, history, ("loss", "eval_loss"), tell=note)
 

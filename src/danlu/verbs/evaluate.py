@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from danlu.core.console import note, out, progress, warn
+from danlu.core.console import note, progress, warn
 from danlu.core.errors import DataError, UsageError
+from danlu.core.results import write_results
 from danlu.core.run import RunDirectory, is_run
 from danlu.data.prepare import names_of, prepare, tokenizer_digest
 from danlu.data.schema import Row
 from danlu.engine.protocol import GenerationOptions
 from danlu.evaluate.metrics import Measurement, measure
 from danlu.evaluate.predictions import FILE_NAME, PredictionFile
-from danlu.evaluate.results import prefixed, print_metrics, scores_table, write_results
+from danlu.evaluate.results import prefixed, print_metrics, print_scores
 from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
 from danlu.verbs.material import Text, evaluation_rows, generation_stops, open_text, rules, tell, training_rows
@@ -88,7 +89,7 @@ def _measure(
         steps = -(-asked // config.log.per_device_eval_batch_size)
         values = dict(prefixed(measured.means(), split, runtime=runtime, samples=asked, steps=steps))
         if config.generate.metric_set == "standard":
-            out.print(scores_table(measured))
+            print_scores(measured)
     write_results(folder, split, values)
     if config.generate.metric_set == "compat":
         print_metrics(split, values)

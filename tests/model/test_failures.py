@@ -1,0 +1,246 @@
+"""Bad input gets a clear answer, and what was finished before stays."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tuning import assert_same_run, assert_same_weights, tune, write_rows
+
+from danlu.core.errors import ConfigError, DanluError, DataError, ModelError, RunError, UsageError
+from danlu.tune.callbacks import Recorder
+from danlu.tune.trainer import DanluTrainer
+
+pytestmark = pytest.mark.model
+SAVE = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, Path]) -> Path:
+    return tiny_models["llama"]
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, place: str, at: int, error: Exception) -> None:
+    """From a step on, writing a checkpoint fails in one of its parts."""
+    import safetensors.torch
+    import torch
+
+    step = {"now": 0}
+    own_begin = Recorder.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        step["now"] = state.global_step
+        own_begin(self, args, state, control, **rest)
+
+    def failing(own: Any) -> Any:
+        def write(*args: Any, **options: Any) -> Any:
+            if step["now"] >= at:
+                raise error
+            return own(*args, **options)
+
+        return write
+
+    monkeypatch.setattr(Recorder, "on_step_end", on_step_end)
+    if place == "optimizer":
+        monkeypatch.setattr(torch, "save", failing(torch.save))
+    else:
+        monkeypatch.setattr("peft.peft_model.safe_save_file", failing(safetensors.torch.save_file))
+
+
+@pytest.mark.parametrize("place", ["optimizer", "weights"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["os", "torch", "safetensors"],
+)
+def test_a_full_disk_leaves_the_last_checkpoint(
+    place: str, error: Exception, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tune(model, data, tmp_path / "whole", **SAVE)
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        full_disk(patch, place, 4, error)
+        with pytest.raises(RunError, match=r"the checkpoint of step 4 cannot be written.*same command again"):
+            tune(model, data, run, **SAVE)
+    assert sorted(path.name for path in run.glob("*checkpoint*")) == ["checkpoint-2"]
+    assert not list(run.glob(".saving*"))
+    assert_same_weights(run / "checkpoint-2", whole / "checkpoint-2")
+    assert_same_run(whole, tune(model, data, run, **SAVE))
+
+
+def test_other_errors_of_a_writer_are_not_called_a_full_disk(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch, "optimizer", 2, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        tune(model, data, tmp_path / "run", **SAVE)
+
+
+def test_a_full_disk_at_the_end(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        full_disk(patch, "weights", 6, OSError(28, "No space left on device"))
+        with pytest.raises(RunError, match="the trained model cannot be written.*No space left"):
+            tune(model, data, run, max_steps=6)
+    assert not (run / "adapter_model.safetensors").exists()
+    assert not list(run.glob(".saving*"))
+
+
+def test_a_loss_that_is_no_number(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = DanluTrainer.compute_loss
+
+    def broken(self: Any, *args: Any, **options: Any) -> Any:
+        loss = own(self, *args, **options)
+        return loss * float("nan") if self.state.global_step >= 3 else loss
+
+    monkeypatch.setattr(DanluTrainer, "compute_loss", broken)
+    for logging in (1, 5):
+        run = tmp_path / f"run-{logging}"
+        with pytest.raises(RunError, match=r"loss became nan at step 4.*learning_rate.*checkpoint-2"):
+            tune(model, data, run, **SAVE, logging_steps=logging)
+        assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2"]
+
+
+def test_folders_of_other_runs(model: Path, data: Path, tmp_path: Path) -> None:
+    run = tune(model, data, tmp_path / "run", max_steps=1)
+    with pytest.raises(RunError, match=r"other options \(lora.lora_rank: 8 → 4\).*overwrite_output_dir"):
+        tune(model, data, run, max_steps=1, lora_rank=4)
+    with pytest.raises(RunError, match=r"optimizer.learning_rate: 0.005 → 0.1"):
+        tune(model, data, run, max_steps=1, learning_rate=0.1)
+    before = (run / "adapter_model.safetensors").read_bytes()
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    shutil.copy(run / "adapter_model.safetensors", foreign)
+    with pytest.raises(RunError, match=r"another run's files \(adapter_model.safetensors\)"):
+        tune(model, data, foreign, max_steps=1)
+    (foreign / "notes.txt").write_text("mine")
+    tune(model, data, foreign, max_steps=1, overwrite_output_dir=True, lora_rank=4)
+    assert (foreign / "notes.txt").read_text() == "mine"
+    assert (run / "adapter_model.safetensors").read_bytes() == before
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(RunError, match="this is a file"):
+        tune(model, data, file, max_steps=1)
+
+
+def test_what_may_change_on_resume(model: Path, data: Path, tmp_path: Path) -> None:
+    run = tune(model, data, tmp_path / "run", **SAVE)
+    tune(model, data, run, **{**SAVE, "save_steps": 3, "logging_steps": 2, "plot_loss": True})
+    assert (run / "training_loss.png").exists()
+
+
+def test_checkpoints_without_optimizer_cannot_be_resumed(model: Path, data: Path, tmp_path: Path) -> None:
+    run = tune(model, data, tmp_path / "run", save_only_model=True, **SAVE)
+    with pytest.raises(RunError, match=r"save_only_model.*overwrite_output_dir"):
+        tune(model, data, run, save_only_model=True, **SAVE)
+
+
+def test_model_folders_that_lack_something(model: Path, data: Path, tmp_path: Path) -> None:
+    for missing in ("tokenizer", "template", "weights", "config"):
+        folder = tmp_path / missing
+        shutil.copytree(model, folder)
+        if missing == "tokenizer":
+            for file in folder.glob("*token*"):
+                file.unlink()
+        if missing == "template":
+            (folder / "chat_template.jinja").unlink()
+        if missing == "weights":
+            (folder / "model.safetensors").unlink()
+        if missing == "config":
+            (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        tune(tmp_path / "tokenizer", data, tmp_path / "run")
+    with pytest.raises(DanluError, match=r"brings no chat template.*template=.*chatml"):
+        tune(tmp_path / "template", data, tmp_path / "run2")
+    with pytest.raises(ModelError, match="weights"):
+        tune(tmp_path / "weights", data, tmp_path / "run3")
+    with pytest.raises(ModelError, match="no config.json"):
+        tune(tmp_path / "config", data, tmp_path / "run4")
+    run = tune(tmp_path / "template", data, tmp_path / "run5", template="chatml", max_steps=1)
+    assert "im_start" in (run / "chat_template.jinja").read_text()
+    with pytest.raises(UsageError, match=r"no template named 'chatlm'.*chatml"):
+        tune(tmp_path / "template", data, tmp_path / "run6", template="chatlm")
+
+
+def test_data_that_cannot_be_trained_on(model: Path, data: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"all 14 rows are longer than cutoff_len=6"):
+            tune(model, data, tmp_path / "run", cutoff_len=6)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    with pytest.raises(DataError, match="empty.jsonl"):
+        tune(model, empty, tmp_path / "run2")
+    with pytest.raises(DanluError, match="nowhere"):
+        tune(model, Path("nowhere"), tmp_path / "run3")
+
+
+def test_memory_is_refused_with_a_way_out(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from danlu.core.config import build
+    from danlu.tune import preflight
+    from danlu.tune.config import TrainConfig
+
+    plans: list[preflight.Plan] = []
+    own = preflight.make_plan
+    monkeypatch.setattr("danlu.tune.session.make_plan", lambda *a: plans.append(own(*a)) or plans[-1])
+    options: dict[str, Any] = {"finetuning_type": "full", "per_device_train_batch_size": 8}
+    tune(model, data, tmp_path / "run", max_steps=1, **options)
+    assert not plans[0].checkpointing
+    refused = 0
+    for share in (0.95, 0.8, 0.6, 0.4, 0.2, 0.02):
+        free = int(plans[0].memory * share)
+        monkeypatch.setattr(preflight, "free_memory", lambda free=free: free)
+        try:
+            tune(model, data, tmp_path / f"run-{share}", max_steps=1, **options)
+        except UsageError as error:
+            refused += 1
+            words = str(error).partition("It would fit with ")[2].rstrip(".").split(" (")[0].split()
+            if not words:
+                assert "choose a smaller model" in str(error)
+                continue
+            changes = dict(word.split("=") for word in words)
+            build(TrainConfig, changes, where="hint")
+            tune(model, data, tmp_path / f"fits-{share}", max_steps=1, **{**options, **changes})
+        else:
+            assert plans[-1].checkpointing
+    assert refused >= 2
+
+
+def test_an_old_half_written_checkpoint_is_removed(model: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / ".saving-3").mkdir(parents=True)
+    (run / ".saving-3" / "optimizer.pt").write_bytes(b"half")
+    tune(model, data, run, max_steps=1)
+    assert not (run / ".saving-3").exists()
+
+
+def test_a_damaged_checkpoint_is_named(model: Path, data: Path, tmp_path: Path) -> None:
+    run = tune(model, data, tmp_path / "run", finetuning_type="freeze", **SAVE)
+    from safetensors.torch import load_file, save_file
+
+    file = run / "checkpoint-6" / "model.safetensors"
+    tensors = load_file(file)
+    tensors.pop("model.norm.weight")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(RunError, match=r"lacks 1 weights, for instance model.norm.weight.*older checkpoint"):
+        tune(model, data, run, finetuning_type="freeze", **SAVE)
+
+
+def test_nothing_to_do(model: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to do"):
+        tune(model, data, tmp_path / "run", do_train=False)
+    with pytest.raises(ConfigError, match="no key 'lora_rnak'.*lora_rank"):
+        tune(model, data, tmp_path / "run", lora_rnak=3)
+    assert not (tmp_path / "run").exists()
