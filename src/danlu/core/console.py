@@ -11,10 +11,10 @@ from rich.theme import Theme
 
 THEME = Theme({"accent": "#d9694f", "quiet": "dim", "good": "green", "bad": "red"})
 
-out = Console(theme=THEME, highlight=False)
+out = Console(theme=THEME, highlight=False, emoji=False)
 """Results: what a command was asked for (standard output)."""
 
-err = Console(theme=THEME, highlight=False, stderr=True)
+err = Console(theme=THEME, highlight=False, emoji=False, stderr=True)
 """Everything else: progress, notes, warnings, errors (standard error)."""
 
 

@@ -81,5 +81,5 @@ class MissingDependency(DanluError):
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
     """A hint naming the nearest candidates to ``word``, or None when nothing is near."""
-    near = difflib.get_close_matches(word, list(candidates), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(word, list(dict.fromkeys(candidates)), n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(near)}?" if near else None
