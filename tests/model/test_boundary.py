@@ -34,9 +34,7 @@ def test_kept_states_change_nothing(
     options: dict[str, Any], tiny_model: Path, tmp_path: Path, made: list[BoundaryCache]
 ) -> None:
     data = write_rows(tmp_path / "rows.jsonl", 10)
-    runs = [
-        tune(tiny_model, data, tmp_path / str(on), freeze_cache=on, **FREEZE, **options) for on in (True, False)
-    ]
+    runs = [tune(tiny_model, data, tmp_path / str(on), freeze_cache=on, **FREEZE, **options) for on in (True, False)]
     assert len(made) == 1
     assert made[0].kept.all()
     assert not made[0].folder.exists()

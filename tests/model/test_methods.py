@@ -119,7 +119,7 @@ def test_the_plan_counts_what_is_trained(
         {"finetuning_type": "freeze", "freeze_trainable_layers": -1, "freeze_trainable_modules": "mlp"},
         {"finetuning_type": "freeze", "freeze_trainable_layers": 1, "freeze_extra_modules": "norm, lm_head"},
     ],
-    ids=lambda options: "-".join(options),
+    ids="-".join,
 )
 def test_the_plan_counts_choices(
     options: dict[str, Any],
@@ -165,9 +165,7 @@ def test_freeze_choices(
     assert watch.moved() == {name for name in watch.before if any(part in name for part in parts)}
 
 
-def test_freeze_extra_modules_of_a_model_with_tied_embeddings(
-    data: Path, tmp_path: Path, watch: Watch
-) -> None:
+def test_freeze_extra_modules_of_a_model_with_tied_embeddings(data: Path, tmp_path: Path, watch: Watch) -> None:
     from tiny import build_model
 
     model = build_model("llama", tmp_path / "tied", tie_word_embeddings=True)
@@ -183,7 +181,10 @@ def test_freeze_extra_modules_of_a_model_with_tied_embeddings(
         ({"finetuning_type": "freeze", "freeze_trainable_modules": "mpl"}, r"no layer has a module 'mpl'.*mlp"),
         ({"finetuning_type": "freeze", "freeze_trainable_layers": 4}, r"is 4, the model has 3 layers"),
         ({"finetuning_type": "freeze", "freeze_trainable_layers": 0}, r"is 0, the model has 3 layers"),
-        ({"finetuning_type": "freeze", "freeze_extra_modules": "head"}, r"no module 'head' outside its layers.*lm_head"),
+        (
+            {"finetuning_type": "freeze", "freeze_extra_modules": "head"},
+            r"no module 'head' outside its layers.*lm_head",
+        ),
         ({"additional_target": "lm_haed"}, r"additional_target.*lm_haed"),
     ],
 )
@@ -200,9 +201,7 @@ def test_old_names_of_lora_targets(tiny_models: dict[str, Path], data: Path, tmp
     assert sorted(saved["target_modules"]) == ["k_proj", "q_proj", "v_proj"]
 
 
-def test_an_adapter_is_continued(
-    tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch
-) -> None:
+def test_an_adapter_is_continued(tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch) -> None:
     model = tiny_models["llama"]
     first = tune(model, data, tmp_path / "first")
     before = weights(first)

@@ -174,8 +174,17 @@ def test_generated_answers_of_other_methods(method: str, model: Path, data: Path
     options = {**EVALUATE, "predict_with_generate": True, "max_new_tokens": 3, "max_steps": 2}
     run = tune(model, data, tmp_path / "run", finetuning_type=method, gradient_checkpointing=True, **options)
     assert len(evaluations(run)) == 2
-    assert losses(run) == losses(tune(model, data, tmp_path / "without", finetuning_type=method, max_steps=2,
-                                      val_size=4, gradient_checkpointing=True))
+    assert losses(run) == losses(
+        tune(
+            model,
+            data,
+            tmp_path / "without",
+            finetuning_type=method,
+            max_steps=2,
+            val_size=4,
+            gradient_checkpointing=True,
+        )
+    )
 
 
 @pytest.mark.parametrize("each", [False, True])
@@ -191,8 +200,18 @@ def test_several_evaluation_sets(each: bool, model: Path, data: Path, tmp_path: 
         assert max(entry["eval_one_loss"], entry["eval_two_loss"]) > entry["eval_loss"]
     else:
         assert [e["eval_loss"] for e in evaluations(run)] == pytest.approx(
-            [e["eval_loss"] for e in evaluations(tune(model, data, tmp_path / "each", **{**EVALUATE, "val_size": 0,
-                "max_steps": 2}, **{**sets, "eval_on_each_dataset": True}))]
+            [
+                e["eval_loss"]
+                for e in evaluations(
+                    tune(
+                        model,
+                        data,
+                        tmp_path / "each",
+                        **{**EVALUATE, "val_size": 0, "max_steps": 2},
+                        **{**sets, "eval_on_each_dataset": True},
+                    )
+                )
+            ]
         )
 
 

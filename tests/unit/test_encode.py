@@ -46,7 +46,9 @@ def test_every_answer_or_the_last_or_everything() -> None:
 
 def test_the_prefix_stands_before_the_first_question() -> None:
     template = make_template()
-    ((_, encoded),), _ = encode(template, Example(talk("one?", "1", "two?", "2", system="s"), HERE), source_prefix="Q: ")
+    ((_, encoded),), _ = encode(
+        template, Example(talk("one?", "1", "two?", "2", system="s"), HERE), source_prefix="Q: "
+    )
     text = template.tokenizer.decode(encoded.ids, skip_special_tokens=False)
     assert "<|im_start|>user\nQ: one?" in text
     assert "<|im_start|>user\ntwo?" in text

@@ -11,7 +11,9 @@ from danlu.core.errors import DataError
 from danlu.data.fitting import Fitted, fit, within_budgets
 from danlu.data.schema import NOWHERE, Conversation
 
-WORDS = st.lists(st.sampled_from(["run", "folder", "丹炉", "<|im_end|>", "<|user|>", "\n", "é", "what is"]), max_size=25)
+WORDS = st.lists(
+    st.sampled_from(["run", "folder", "丹炉", "<|im_end|>", "<|user|>", "\n", "é", "what is"]), max_size=25
+)
 TALKS = st.lists(WORDS.map(" ".join), min_size=2, max_size=6).map(lambda texts: texts[: len(texts) // 2 * 2])
 SOURCES = {"chatml": CHATML, "glm": GLM, "bare": BARE}
 POLICIES = ("keep_start", "keep_end", "split")

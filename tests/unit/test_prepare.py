@@ -82,7 +82,9 @@ def test_bad_rows_are_remembered(rows: Path) -> None:
 
 def test_rows_that_are_all_too_long(rows: Path) -> None:
     for _ in range(2):  # also when the empty result is found in the cache
-        with pytest.raises(DataError, match=r"all 4 rows are longer than cutoff_len=5 .*longest has \d\d.*Raise cutoff"):
+        with pytest.raises(
+            DataError, match=r"all 4 rows are longer than cutoff_len=5 .*longest has \d\d.*Raise cutoff"
+        ):
             prepared(rows, rules=EncodingRules(cutoff_len=5))
 
 

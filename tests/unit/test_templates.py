@@ -26,9 +26,13 @@ from danlu.data.rendering import TemplateError, UnstableTemplateError
 from danlu.data.schema import Conversation, Message, ToolCall
 from danlu.data.templates import Template
 
-FRAGMENTS = st.sampled_from([*SPECIAL, *PLAIN, "<|im_", "end|>", "|", "<", ">", "\n", "\n\n", " ", "丹", "\ue0f0", "\ue0f1"])
-TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=8).map("".join).filter(
-    lambda text: "\r" not in text and "\u2581" not in text
+FRAGMENTS = st.sampled_from(
+    [*SPECIAL, *PLAIN, "<|im_", "end|>", "|", "<", ">", "\n", "\n\n", " ", "丹", "\ue0f0", "\ue0f1"]
+)
+TEXTS = (
+    st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=8)
+    .map("".join)
+    .filter(lambda text: "\r" not in text and "\u2581" not in text)
 )
 KINDS = ("bytes", "always", "first", "never")
 
@@ -137,7 +141,9 @@ def test_pieces_are_continuations(kind: str) -> None:
 @pytest.mark.parametrize("text", ["\n", "\n\n", "\n\nb", " b", "b", "▁b", "\t"])
 def test_the_guard_takes_nothing_away(kind: str, text: str) -> None:
     template = make_template(kind=kind)
-    decoded = template.tokenizer.decode(template.content_ids("a") + template.content_ids(text), skip_special_tokens=False)
+    decoded = template.tokenizer.decode(
+        template.content_ids("a") + template.content_ids(text), skip_special_tokens=False
+    )
     assert decoded.replace(" ", "") == ("a" + text).replace("▁", " ").replace(" ", "")
 
 
@@ -209,7 +215,7 @@ def test_untrained_answers_may_be_rewritten() -> None:
 
 
 def test_templates_that_cannot_be_used() -> None:
-    with pytest.raises(TemplateError, match="brings no chat template.*template="):
+    with pytest.raises(TemplateError, match=r"brings no chat template.*template="):
         Template(make_tokenizer(None))
     with pytest.raises(TemplateError, match="not valid Jinja"):
         make_template("{% for %}")

@@ -14,9 +14,7 @@ from danlu.data.encode import EncodingReport
 from danlu.data.templates import Encoded
 from danlu.data.tokens import TokenStore, write_store
 
-SEQUENCES = st.lists(
-    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1, max_size=6), max_size=6
-)
+SEQUENCES = st.lists(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1, max_size=6), max_size=6)
 
 
 @given(sequences=SEQUENCES)

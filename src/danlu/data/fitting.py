@@ -111,9 +111,7 @@ def _chunks(
     return [*chunks, current]
 
 
-def _shortened(
-    item: Fitted, template: Template, cutoff: int, policy: Truncation, attempts: int = 4
-) -> Fitted | None:
+def _shortened(item: Fitted, template: Template, cutoff: int, policy: Truncation, attempts: int = 4) -> Fitted | None:
     """Cut the longest texts until the rendered conversation fits; None if even empty texts would not."""
     conversation, unfinished = item.conversation, set(item.unfinished)
     spare = 0

@@ -104,7 +104,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _base(manifest: dict[str, Any], folder: Path) -> str:
-    """The base: a packaged model by its name, the recorded folder if it is still there, else its name, else what the adapter says."""
+    """The base: a packaged model by its name, else the recorded folder if it is there, its name, the adapter's word."""
     record = manifest.get("base") or manifest.get("base_model") or {}
     place, name = record.get("path"), record.get("name")
     if name in packaged_models():

@@ -127,9 +127,7 @@ def _layers(backbone: Any, chosen: nn.ModuleList) -> Iterator[None]:
 
 
 @torch.no_grad()
-def split_dtype(
-    backbone: Any, first_trained: int, input_ids: Tensor, options: dict[str, Any]
-) -> torch.dtype | None:
+def split_dtype(backbone: Any, first_trained: int, input_ids: Tensor, options: dict[str, Any]) -> torch.dtype | None:
     """The precision of hidden states at the boundary, if lower and upper layers can be run one after the other.
 
     Returns:
