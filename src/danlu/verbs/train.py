@@ -106,12 +106,24 @@ def gather(config: TrainConfig) -> Material:
 
     rows = tokenised(training_rows(config), "training")
     names = config.data.eval_dataset
-    groups = {name: (name,) for name in names} if config.data.eval_on_each_dataset else {"": names} if names else {}
+    groups = (
+        {label: (name,) for label, name in zip(_labels(names), names)}
+        if config.data.eval_on_each_dataset
+        else {"": names}
+        if names
+        else {}
+    )
     evaluation = {
         name: tokenised(evaluation_rows(config, members), f"evaluation {name}".rstrip())
         for name, members in groups.items()
     }
     return Material(folder, text, rows, evaluation)
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names for metrics: a file's without folder and ending, unless two would be the same."""
+    short = [Path(name).stem if Path(name).suffix else name for name in names]
+    return [label if short.count(label) == 1 else name for label, name in zip(short, names)]
 
 
 def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
