@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
     """The process dies at the end of a step, before anything of that step is saved."""
     own = Recorder.on_step_end
 
@@ -57,7 +60,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         if state.global_step == step:
             raise Killed
 
-    monkeypatch.setattr(Recorder, "on_step_end", on_step_end)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_step_end", on_step_end)
+        with pytest.raises(Killed):
+            yield
 
 
 @pytest.fixture
@@ -74,8 +80,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     steps = log_lines(whole)[-1]["current_steps"]
     assert steps > 6
     for step in (2, 4, steps - 1):  # before the first checkpoint, after it, and near the end
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            kill_at(patch, step)
+        with killed_at(monkeypatch, step):
             tune(tiny_models["llama"], data, tmp_path / "again", **options)
     again = tune(tiny_models["llama"], data, tmp_path / "again", **options)
     assert_same_run(whole, again)
@@ -87,18 +92,19 @@ def test_killed_while_writing_a_checkpoint(
 ) -> None:
     options = {**HARD, "finetuning_type": "lora", "lora_dropout": 0.2}
     whole = tune(tiny_models["qwen2"], data, tmp_path / "whole", **options)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        owner = Recorder if place == "on_save" else DanluTrainer
-        own = getattr(owner, place)
+    owner = Recorder if place == "on_save" else DanluTrainer
+    own = getattr(owner, place)
 
-        def die(self: Any, *args: Any, **rest: Any) -> Any:
-            state = args[1] if place == "on_save" else self.state
-            if state.global_step == 6:
-                raise Killed
-            return own(self, *args, **rest)
+    def die(self: Any, *args: Any, **rest: Any) -> Any:
+        state = args[1] if place == "on_save" else self.state
+        if state.global_step == 6:
+            raise Killed
+        return own(self, *args, **rest)
 
+    with monkeypatch.context() as patch:
         patch.setattr(owner, place, die)
-        tune(tiny_models["qwen2"], data, tmp_path / "again", **options)
+        with pytest.raises(Killed):
+            tune(tiny_models["qwen2"], data, tmp_path / "again", **options)
     half_written = (tmp_path / "again" / ".saving-6").exists()
     assert half_written == (place != "on_save")
     assert (tmp_path / "again" / "checkpoint-6").exists() == (not half_written)
@@ -199,8 +205,7 @@ def test_early_stopping_counts_across_a_restart(
     whole = tune(tiny_models["llama"], data, tmp_path / "whole", **options)
     stopped = log_lines(whole)[-1]["current_steps"]
     assert stopped < log_lines(whole)[-1]["total_steps"]
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, stopped - 1)
+    with killed_at(monkeypatch, stopped - 1):
         tune(tiny_models["llama"], data, tmp_path / "again", **options)
     again = tune(tiny_models["llama"], data, tmp_path / "again", **options)
     assert_same_run(whole, again)

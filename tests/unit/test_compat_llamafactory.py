@@ -209,7 +209,7 @@ def test_keys_without_effect_are_noted_by_reason(file):
 
 def test_keys_at_their_idle_value_are_named_once(file):
     notes = resolve_train([file(TYPICAL + "use_galore: false\nquantization_bit: null\npacking: null\n")]).notes
-    assert "left out, they ask for nothing: quantization_bit, use_galore" in notes
+    assert "not needed here: quantization_bit, use_galore" in notes
 
 
 def test_every_refused_key_is_named_at_once(file):

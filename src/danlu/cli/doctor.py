@@ -79,10 +79,11 @@ def list_plugins(*, as_json: bool = False) -> None:
     from danlu.data.formats import FORMATS
     from danlu.evaluate.metrics import METRICS
     from danlu.tune.methods import METHODS
+    from danlu.tune.objectives import OBJECTIVES
 
     entries = [
         {"kind": registry.kind, "name": name, "from": registry.target(name)}
-        for registry in (METHODS, METRICS, FORMATS)
+        for registry in (METHODS, OBJECTIVES, METRICS, FORMATS)
         for name in registry
     ]
     if as_json:

@@ -49,7 +49,10 @@ def preview(
         if ids:
             out.print(" ".join(map(str, encoded.ids)), style="quiet", soft_wrap=True)
     if report.sequences < len(chosen):
-        out.print(f"{len(chosen) - report.sequences} rows make no sequence: {report.examples}", markup=False)
+        reasons = "; ".join(
+            f"{kind.replace('_', ' ')}: {', '.join(places)}" for kind, places in report.examples.items()
+        )
+        out.print(f"{len(chosen) - report.sequences} rows make no sequence ({reasons})", markup=False, soft_wrap=True)
 
 
 def coloured(tokenizer: Any, encoded: Encoded, *, marks: bool) -> Text:

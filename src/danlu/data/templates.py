@@ -13,45 +13,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
+from danlu.data.continuations import Continuations, Tokenizer
 from danlu.data.rendering import TemplateError, UnstableTemplateError, compile_template, inline_tools, render
 from danlu.data.schema import Conversation, Message
 
 _GUARD_OPEN, _GUARD_CLOSE = "\ue0f0", "\ue0f1"
 _MARKS = (_GUARD_OPEN, _GUARD_CLOSE)
 """Private-use characters around the index of a control token that appears in somebody's text."""
-
-
-class Tokenizer(Protocol):
-    """What a template needs of a tokenizer; those of transformers have it."""
-
-    chat_template: Any
-    eos_token_id: int | None
-
-    @property
-    def special_tokens_map(self) -> dict[str, Any]:
-        """Names of special tokens (``bos_token``, …) and their text."""
-
-    @property
-    def all_special_tokens(self) -> list[str]:
-        """Text of the control tokens that decoding leaves out."""
-
-    def get_added_vocab(self) -> dict[str, int]:
-        """Text and id of every token that is matched before ordinary tokenisation."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
-
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> Any:
-        """The text of token ids."""
-
-
-_INSIDE = "\0inside"
-"""Stands for ordinary text before a piece."""
-
-_GUARDS = ("\n", "b", "\u3002")
-"""Ordinary text put before a piece so that it is tokenised as a continuation: the first that stays by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +88,7 @@ class Template:
         # control text are hidden themselves, so that whoever writes them gets them back.
         named = sorted((text for text in added if not _is_blank(text)), key=len, reverse=True)
         self._control = [*named, _GUARD_OPEN, _GUARD_CLOSE]
-        self._tokens = sorted(added, key=len, reverse=True)
-        self._known_starts: dict[str, list[int]] = {}
+        self._continuations = Continuations(tokenizer, added)
         self._stop_texts = tuple(text for text, number in added.items() if number in self.stop_ids)
         special = set(tokenizer.all_special_tokens)
         self._control_pattern = _any_of(self._control)
@@ -246,7 +215,7 @@ class Template:
             One :class:`Encoded` per conversation, in order.
         """
         parts = [list(self._parts(pieces)) for pieces in conversations]
-        ids = iter(self._encode_texts([(before, text) for row in parts for before, text, _ in row]))
+        ids = iter(self._continuations.encode([(before, text) for row in parts for before, text, _ in row]))
         encoded = []
         for row in parts:
             numbers: list[int] = []
@@ -263,14 +232,14 @@ class Template:
         before = ""
         for piece in pieces:
             for text in self._split(piece.text):
-                yield self._context(before), text, piece.trained
+                yield self._continuations.context(before), text, piece.trained
                 before = text
 
     def content_ids(self, text: str) -> list[int]:
         """Ids of a text by itself, as ordinary text."""
         parts = self._split(self._hide(text, self._control_pattern))
-        context = _INSIDE if self._marks_spaces else ""
-        return [number for part in self._encode_texts([(context, part) for part in parts]) for number in part]
+        context = self._continuations.context("text")
+        return [number for part in self._continuations.encode([(context, part) for part in parts]) for number in part]
 
     def content_text(self, ids: Sequence[int]) -> str:
         """The text of such ids; a character that was cut in its middle is left out."""
@@ -345,51 +314,6 @@ class Template:
 
     def _reveal(self, text: str) -> str:
         return _HIDDEN.sub(lambda match: self._control[int(match.group(1))], text)
-
-    def _encode_texts(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
-        """Token ids of texts, each as the continuation of what stands before it."""
-        found: dict[tuple[str, str], list[int]] = {}
-        waiting = list(dict.fromkeys(texts))
-        for guard in _GUARDS:
-            starts = [guard if before == _INSIDE else before for before, _ in waiting]
-            whole = self._encode_batch([start + text for start, (_, text) in zip(starts, waiting)])
-            for start, key, ids in zip(starts, waiting, whole):
-                skip = self._ids_before(start)
-                if ids[: len(skip)] == skip:  # else the first letters have grown together with the guard
-                    found[key] = ids[len(skip) :]
-            waiting = [key for key in waiting if key not in found]
-            if not waiting:
-                break
-        alone = self._encode_batch([text for _, text in waiting])
-        found.update(zip(waiting, alone))
-        return [found[key] for key in texts]
-
-    def _encode_batch(self, texts: list[str]) -> list[list[int]]:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None and hasattr(backend, "encode_batch_fast"):
-            return [item.ids for item in backend.encode_batch_fast(texts, add_special_tokens=False)]
-        return [list(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
-
-    def _ids_before(self, text: str) -> list[int]:
-        if text not in self._known_starts:
-            self._known_starts[text] = list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
-        return self._known_starts[text]
-
-    def _context(self, before: str) -> str:
-        """What a text is tokenised after: a control token, ordinary text, or nothing where that makes no difference."""
-        if not before or not self._marks_spaces:
-            return ""
-        return next((token for token in self._tokens if before.endswith(token)), _INSIDE)
-
-    @cached_property
-    def _marks_spaces(self) -> bool:
-        """Whether the beginning of a text is tokenised unlike its middle.
-
-        Tokenizers of the SentencePiece kind put a space mark before the first word of a text, and some after each
-        control token; each piece would get one in the middle of the conversation.
-        """
-        start, alone, whole = self._ids_before("\n"), *self._encode_batch(["b", "\nb"])
-        return whole[: len(start)] == start and whole[len(start) :] != alone
 
 
 def _is_blank(text: str) -> bool:

@@ -149,6 +149,11 @@ class PredictionFile:
         write_json(self.state_path, {**self._state, "finished": True})
         self._finished = True
 
+    def discard(self) -> None:
+        """Remove the file and its state: the answers have served."""
+        self.path.unlink(missing_ok=True)
+        self.state_path.unlink(missing_ok=True)
+
     def _final(self, row: Mapping[str, Any]) -> dict[str, Any]:
         keys = KEYS[self.style]
         base = {key: row.get(key, "") for key in keys}

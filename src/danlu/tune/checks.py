@@ -40,12 +40,16 @@ def check(config: TrainConfig) -> None:
     _check_evaluation(config)
     _check_encoding(config)
     _check_adapters(config)
-    if task.do_train:
-        _check_trackers(config.log.report_to)
 
 
-def _check_trackers(names: tuple[str, ...]) -> None:
-    for name in names:
+def check_trackers(config: TrainConfig) -> None:
+    """Look for the packages of ``report_to`` before anything is loaded.
+
+    Raises:
+        UsageError: for a tracker that transformers does not know.
+        MissingDependency: naming the package.
+    """
+    for name in config.log.report_to:
         if name == "all":
             continue
         if name not in TRACKERS:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from danlu.models.attention import PACKED, register
 from danlu.tune.boundary import BoundaryCache, upper_half
 from danlu.tune.head import summed_cross_entropy
+from danlu.tune.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Learner(nn.Module):
         abilities: from :func:`examine`.
         prefix: makes trained keys and values (layers, 2, key-value heads, N, d), or None.
         cache: hidden states below the lowest trained layer, kept from the first epoch on, or None.
+        objective: what is learnt; see :data:`danlu.tune.objectives.OBJECTIVES`.
     """
 
     def __init__(
@@ -43,13 +45,20 @@ class Learner(nn.Module):
         abilities: Abilities,
         prefix: nn.Module | None = None,
         cache: BoundaryCache | None = None,
+        objective: str = "sft",
     ) -> None:
         super().__init__()
         self.model, self.prefix = model, prefix
+        self.objective = OBJECTIVES[objective]
         self.abilities, self.cache = abilities, cache
         self.config = model.config
 
-    def forward(
+    def forward(self, **batch: Tensor) -> Tensor:
+        """The summed loss of a batch under the objective, a scalar."""
+        loss: Tensor = self.objective.loss(self, batch)
+        return loss
+
+    def cross_entropy(
         self,
         input_ids: Tensor,
         position_ids: Tensor,
@@ -85,9 +94,7 @@ class Learner(nn.Module):
             padded, mask = _padded(input_ids[0], bounds)
             states = backbone(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
             return states[mask.bool()]
-        options = self._options(bounds)
-        if self.prefix is not None:
-            position_ids = position_ids + self.prefix.shape.length
+        options, position_ids = self._options(bounds), self._placed(position_ids)
         if self.cache is not None and members is not None:
             below = self.cache.states(backbone, members, self._options)
             with upper_half(backbone, self.cache.first_trained):
@@ -100,8 +107,12 @@ class Learner(nn.Module):
         if not self.abilities.packed:
             padded, mask = _padded(input_ids[0], bounds)
             return self.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[mask.bool()]
-        options = self._options(bounds)
+        options, position_ids = self._options(bounds), self._placed(position_ids)
         return self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **options).logits[0]
+
+    def _placed(self, position_ids: Tensor) -> Tensor:
+        """Positions of the text: behind the prefix, if there is one."""
+        return position_ids if self.prefix is None else position_ids + self.prefix.shape.length
 
     def _options(self, bounds: Tensor) -> dict[str, Any]:
         # A mask of four dimensions is passed through by transformers; the attention itself reads the bounds.

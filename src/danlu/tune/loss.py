@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from danlu.data.tokens import TokenStore
 from danlu.models.prefix import split_prefix
-from danlu.tune.batches import collate
 from danlu.tune.learner import Learner, examine
 
 
 @torch.no_grad()
-def mean_loss(model: Any, store: TokenStore, batch_size: int, *, half: bool = False) -> float:
+def mean_loss(model: Any, store: TokenStore, members: Sequence[int], batch_size: int) -> float:
     """Mean -log p per trained token.
 
     Args:
         model: plain, with PEFT adapters, or with a prefix.
-        store: the rows.
+        store: tokenised rows.
+        members: numbers of the sequences to measure.
         batch_size: rows in one forward pass.
-        half: compute in bfloat16 where that is safe.
     """
     inner, prefix = split_prefix(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     own = inner.config._attn_implementation
     learner = Learner(inner, examine(inner), prefix).eval()
     total, count = 0.0, 0
-    context = torch.autocast(inner.device.type, torch.bfloat16) if half else nullcontext()
-    for start in range(0, len(store), batch_size):
-        batch = collate(store, range(start, min(start + batch_size, len(store))))
-        with context:
-            total += float(learner(**{name: value.to(inner.device) for name, value in batch.items()}))
-        count += len(batch["targets"])
+    for start in range(0, len(members), batch_size):
+        batch = learner.objective.build(store, members[start : start + batch_size])
+        total += float(learner(**{name: value.to(inner.device) for name, value in batch.items()}))
+        count += learner.objective.count(batch)
     inner.set_attn_implementation(own)
     return total / count

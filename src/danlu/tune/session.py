@@ -153,7 +153,8 @@ class Session:
         tuned = METHODS[config.method.finetuning_type].apply(model, config)
         if tuned.prefix is not None and not abilities.packed:
             raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
-        return Learner(tuned.model, abilities, tuned.prefix, self._boundary_cache(tuned, members)), tuned
+        cache = self._boundary_cache(tuned, members)
+        return Learner(tuned.model, abilities, tuned.prefix, cache, config.task.stage), tuned
 
     def _boundary_cache(self, tuned: Tuned, members: NDArray[np.int64]) -> BoundaryCache | None:
         """Hidden states below the trained layers are worth keeping when there is a second epoch to use them."""
@@ -208,11 +209,11 @@ class Session:
                 packing=config.encode.cutoff_len if config.encode.packing else None,
                 measure=self.measure,
                 on_checkpoint=self._stamp,
-                rate_ratio=config.lora.loraplus_lr_ratio,
                 args=arguments,
                 processing_class=self.tokenizer,
                 callbacks=callbacks,
             )
+        trainer.rate_ratio = config.lora.loraplus_lr_ratio
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)

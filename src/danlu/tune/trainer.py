@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from danlu.core.errors import ConfigError, RunError, UsageError, did_you_mean
 from danlu.core.files import read_json, write_json
-from danlu.tune.batches import Batch, Sequences, collate, training_batches
+from danlu.tune.batches import Batch, Sequences, training_batches
 from danlu.tune.callbacks import stop_if_nonsense
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
@@ -44,8 +44,10 @@ class DanluTrainer(Trainer):
         packing: fill sequences up to this many tokens, or None for one row a sequence.
         measure: generation metrics at every evaluation, or None.
         on_checkpoint: called with the folder of a checkpoint before it becomes visible.
-        rate_ratio: learning rate of LoRA's B over that of A (LoRA+), or None.
         arguments: of :class:`transformers.Trainer`.
+
+    Attributes:
+        rate_ratio: learning rate of LoRA's B over that of A (LoRA+), or None.
     """
 
     def __init__(
@@ -59,12 +61,12 @@ class DanluTrainer(Trainer):
         packing: int | None = None,
         measure: Measure | None = None,
         on_checkpoint: Callable[[Path], None] | None = None,
-        rate_ratio: float | None = None,
         **arguments: Any,
     ) -> None:
         self.tuned, self.method = tuned, METHODS[method]
         self.evaluations, self.packing, self.measure = evaluations, packing, measure
-        self.on_checkpoint, self.rate_ratio = on_checkpoint, rate_ratio
+        self.on_checkpoint = on_checkpoint
+        self.rate_ratio: float | None = None
         some = next(iter(evaluations.values()), None)  # which one does not matter: evaluate() takes them all
         super().__init__(model=learner, train_dataset=train, eval_dataset=some, **arguments)
         self.model_accepts_loss_kwargs = True
@@ -114,13 +116,13 @@ class DanluTrainer(Trainer):
         return DataLoader(
             data,
             batch_sampler=batches,
-            collate_fn=_Collate(data),
+            collate_fn=_Collate(data, self.model.objective),
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
-        count = torch.tensor(sum(len(batch["targets"]) for batch in batch_samples), device=device)
+        count = torch.tensor(sum(map(self.model.objective.count, batch_samples)), device=device)
         if self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()
         return count
@@ -130,7 +132,7 @@ class DanluTrainer(Trainer):
     ) -> Any:
         """Mean loss per trained token of the whole accumulated batch."""
         if num_items_in_batch is None:
-            num_items_in_batch = len(inputs["targets"])
+            num_items_in_batch = self.model.objective.count(inputs)
         loss = model(**inputs) / num_items_in_batch
         if self.args.world_size > 1:
             loss = loss * self.args.world_size
@@ -191,7 +193,9 @@ class DanluTrainer(Trainer):
         total = torch.zeros(2, dtype=torch.float64)
         for batch in loader:
             inputs = self._prepare_inputs(batch)
-            total += torch.tensor([float(learner(**inputs)), float(len(inputs["targets"]))], dtype=torch.float64)
+            total += torch.tensor(
+                [float(learner(**inputs)), float(self.model.objective.count(inputs))], dtype=torch.float64
+            )
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
         learner.train(was_training)
@@ -295,13 +299,14 @@ class DanluTrainer(Trainer):
 
 
 class _Collate:
-    """Turns positions in a dataset into a packed batch; a class so that worker processes can receive it."""
+    """Turns numbers of sequences into a batch; a class so that worker processes can receive it."""
 
-    def __init__(self, data: Sequences) -> None:
-        self.store = data.store
+    def __init__(self, data: Sequences, objective: Any) -> None:
+        self.store, self.build = data.store, objective.build
 
     def __call__(self, members: list[int]) -> Batch:
-        return collate(self.store, members)
+        batch: Batch = self.build(self.store, members)
+        return batch
 
 
 class _Progress(TrainerCallback):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from danlu.core.console import note, progress, warn
 from danlu.core.errors import DataError, UsageError
+from danlu.core.files import write_json
 from danlu.core.results import write_results
 from danlu.core.run import RunDirectory, is_run
-from danlu.data.prepare import names_of, prepare, tokenizer_digest
+from danlu.data.prepare import Prepared, names_of, prepare, tokenizer_digest
 from danlu.data.schema import Row
 from danlu.engine.protocol import GenerationOptions
 from danlu.evaluate.metrics import Measurement, measure
@@ -85,10 +87,12 @@ def _measure(
         steps = -(-len(rows) // config.log.per_device_eval_batch_size)
         values = dict(prefixed(values, split, runtime=time.monotonic() - started, samples=len(rows), steps=steps))
     else:
-        measured, asked = _answers(config, opened, rows, folder if write_rows else None)
+        measured, asked = _answers(config, opened, rows, folder, write_rows=write_rows)
         runtime = time.monotonic() - started
         steps = -(-asked // config.log.per_device_eval_batch_size)
         values = dict(prefixed(measured.means(), split, runtime=runtime, samples=asked, steps=steps))
+        if config.output.file_style == "danlu":
+            write_json(folder / f"{split}_scores.json", [asdict(score) for score in measured.scores])
         if config.generate.metric_set == "standard":
             print_scores(measured)
     write_results(folder, split, values)
@@ -114,20 +118,30 @@ def _rows(config: TrainConfig, source: TrainedModel) -> list[Row]:
 
 
 def _held_out(config: TrainConfig, run: Path | None = None) -> list[Row]:
-    """The rows that training holds out. Of a run: those that it did hold out, whatever has been asked for since."""
+    """The rows that training holds out."""
     from danlu.models.loading import load_tokenizer, model_folder
-    from danlu.tune.session import split_members
 
-    if run is not None:
-        config = RunDirectory(run).read_config(TrainConfig)
-    folder = model_folder(config.model.model_name_or_path)
+    config = _as_trained(config, run)
+    model = config.model
+    folder = model_folder(model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir)
     text = open_text(load_tokenizer(folder), config, generation_stops(folder))
     prepared = prepare(
         training_rows(config), text.template, rules(config), tokenizer_digest=tokenizer_digest(text.tokenizer)
     )
-    _, held = split_members(prepared.store, config.data.val_size, config.compute.seed)
     rows = training_rows(config).load("sft").rows
-    return [rows[number] for number in sorted(set(prepared.store.rows[held].tolist()))]
+    return [rows[number] for number in sorted({int(prepared.store.rows[i]) for i in _held_members(config, prepared)})]
+
+
+def _as_trained(config: TrainConfig, run: Path | None) -> TrainConfig:
+    """The options that decided what a run held out, whatever has been asked for since."""
+    return config if run is None else RunDirectory(run).read_config(TrainConfig)
+
+
+def _held_members(config: TrainConfig, prepared: Prepared) -> list[int]:
+    from danlu.tune.session import split_members
+
+    _, held = split_members(prepared.store, config.data.val_size, config.compute.seed)
+    return [int(member) for member in held]
 
 
 def _warn_of_known_rows(rows: Sequence[Row], source: TrainedModel, names: str) -> None:
@@ -144,31 +158,38 @@ def _warn_of_known_rows(rows: Sequence[Row], source: TrainedModel, names: str) -
 
 
 def _loss(config: TrainConfig, opened: Opened) -> float:
+    """Mean loss on the rows named for evaluation, else on those the run held out."""
     from danlu.tune.loss import mean_loss
 
-    selection = evaluation_rows(config) if config.data.eval_dataset else training_rows(config)
+    named = bool(config.data.eval_dataset)
+    if not named:
+        config = _as_trained(config, opened.source.run)
+    selection = evaluation_rows(config) if named else training_rows(config)
     digest = tokenizer_digest(opened.text.tokenizer)
     prepared = prepare(selection, opened.text.template, rules(config), tokenizer_digest=digest)
+    members = range(len(prepared.store)) if named else _held_members(config, prepared)
     tell(prepared, "evaluation")
-    loss: float = mean_loss(opened.model, prepared.store, config.log.per_device_eval_batch_size)
+    loss: float = mean_loss(opened.model, prepared.store, members, config.log.per_device_eval_batch_size)
     return loss
 
 
-def _answers(config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: Path | None) -> tuple[Measurement, int]:
-    """Ask, write answers as they come, and measure them all."""
+def _answers(
+    config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: Path, *, write_rows: bool
+) -> tuple[Measurement, int]:
+    """Ask, keep answers as they come, and measure them all.
+
+    The answers of `predict` are its result; those of `eval` are kept in a hidden file until they are measured, so
+    that a killed evaluation goes on where it was.
+    """
     asked = questions(rows, opened.text.template, rules(config))
     if not asked:
         raise DataError("none of the rows ends with an answer to compare with")
-    options = generation_options(config.generate, config.compute.seed)
-    engine = engine_of(opened)
-    given: dict[int, str] = {}
-    file: PredictionFile | None = None
-    if folder is not None:
-        style: Any = STYLES[config.output.file_style]
-        file = PredictionFile(folder / FILE_NAME, style, len(asked), fingerprint=_fingerprint(config, opened, asked))
-        given = {item.index: item.predict for item in file.predictions()}
-        if given:
-            note(f"{len(given)} of {len(asked)} answers are there already")
+    style: Any = STYLES[config.output.file_style]
+    path = folder / (FILE_NAME if write_rows else ".evaluation.jsonl")
+    file = PredictionFile(path, style, len(asked), fingerprint=_fingerprint(config, opened, asked))
+    given = {item.index: item.predict for item in file.predictions()}
+    if given:
+        note(f"{len(given)} of {len(asked)} answers are there already")
     waiting = {number: question for number, question in enumerate(asked) if number not in given}
     cut, endless = 0, 0
     with progress("answers", len(asked)) as line:
@@ -180,19 +201,21 @@ def _answers(config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: P
             given[number] = completion.text
             cut += completion.cut_tokens > 0
             endless += completion.finish_reason == "length"
-            if file is not None:
-                file.add(number, question.text, completion.text, question.label, key=f"{question.key:016x}")
+            file.add(number, question.text, completion.text, question.label, key=f"{question.key:016x}")
             line.advance()
 
-        answer(engine, waiting, options, finished)
+        answer(engine_of(opened), waiting, generation_options(config.generate, config.compute.seed), finished)
     if cut:
         warn(f"{cut} prompts are longer than the model can read: their beginning was left out")
     if endless:
-        note(f"{endless} of {len(waiting)} answers reached max_new_tokens={options.max_new_tokens} and end there")
+        limit = config.generate.max_new_tokens
+        note(f"{endless} of {len(waiting)} answers reached max_new_tokens={limit} and end there")
     measured = measure(
         [given[number] for number in range(len(asked))], [q.label for q in asked], config.generate.metric_set
     )
-    if file is not None and not file.finished:
+    if not write_rows:
+        file.discard()
+    elif not file.finished:
         file.finish(measured.rows() if style == "danlu" else None)
     return measured, len(asked)
 

@@ -19,7 +19,7 @@ from danlu.core.manifest import Manifest, installed_versions, model_record, now,
 from danlu.core.run import RunDirectory
 from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
 from danlu.models.runs import adapter_chain
-from danlu.tune.checks import check
+from danlu.tune.checks import check, check_trackers
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 from danlu.verbs.material import (
     Text,
@@ -109,7 +109,13 @@ def gather(config: TrainConfig) -> Material:
 
     rows = tokenised(training_rows(config), "training")
     names = config.data.eval_dataset
-    groups = {name: (name,) for name in names} if config.data.eval_on_each_dataset else {"": names} if names else {}
+    groups = (
+        {label: (name,) for label, name in zip(_labels(names), names)}
+        if config.data.eval_on_each_dataset
+        else {"": names}
+        if names
+        else {}
+    )
     evaluation = {
         name: tokenised(evaluation_rows(config, members), f"evaluation {name}".rstrip())
         for name, members in groups.items()
@@ -117,8 +123,15 @@ def gather(config: TrainConfig) -> Material:
     return Material(folder, text, rows, evaluation)
 
 
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names for metrics: a file's without folder and ending, unless two would be the same."""
+    short = [Path(name).stem if Path(name).suffix else name for name in names]
+    return [label if short.count(label) == 1 else name for label, name in zip(short, names)]
+
+
 def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     started = time.monotonic()
+    check_trackers(config)
     resume = config.output.resume_from_checkpoint
     named = isinstance(resume, str)
     if named and not is_whole(Path(str(resume))):

@@ -54,7 +54,7 @@ def translate(given: Sequence[Given], vocabulary: Vocabulary) -> Translation:
     for reason, keys in result._unused.items():
         result.notes.append(f"{', '.join(keys)}: not used; {reason}")
     if result._idle:
-        result.notes.append(f"left out, they ask for nothing: {', '.join(sorted(set(result._idle)))}")
+        result.notes.append(f"not needed here: {', '.join(sorted(set(result._idle)))}")
     if result._refusals:
         raise _refusal(result._refusals)
     return result

@@ -78,7 +78,8 @@ class Vocabulary:
 
     def nearest(self, word: str) -> str:
         """A hint for an unknown name."""
-        return did_you_mean(word, self.names) or "See docs/en/configuration.md for every key."
+        own = did_you_mean(word, self.homes)  # what has an effect comes before what is only known
+        return own or did_you_mean(word, self.names) or "See docs/en/configuration.md for every key."
 
 
 def truth(text: str, place: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from danlu.core.errors import ConfigError, did_you_mean
+from danlu.models import adapters
 from danlu.models.adapters import attach, merge
 from danlu.models.runs import adapter_chain
 from danlu.tune.config import LoraOptions, TrainConfig
@@ -100,7 +101,7 @@ def targets(model: Any, options: LoraOptions) -> list[str]:
 
 def save(tuned: Tuned, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors."""
-    tuned.adapter.save_pretrained(str(folder))
+    adapters.save(tuned.adapter, folder)
 
 
 def load(tuned: Tuned, folder: Path) -> None:

@@ -1,0 +1,96 @@
+"""Pieces of a conversation as token ids: each is tokenised as the continuation of what stands before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+_INSIDE = "\0inside"
+"""Stands for ordinary text before a piece."""
+
+_GUARDS = ("\n", "b", "\u3002")
+"""Ordinary text put before a piece so that it is tokenised as a continuation; the first that stays by itself."""
+
+
+class Tokenizer(Protocol):
+    """What a template needs of a tokenizer; those of transformers have it."""
+
+    chat_template: Any
+    eos_token_id: int | None
+
+    @property
+    def special_tokens_map(self) -> dict[str, Any]:
+        """Names of special tokens (``bos_token``, …) and their text."""
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """Text of the control tokens that decoding leaves out."""
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """Text and id of every token that is matched before ordinary tokenisation."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> Any:
+        """The text of token ids."""
+
+
+class Continuations:
+    """Tokenises texts after control tokens or other text.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        tokens: texts that it matches before ordinary tokenisation.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
+        self.tokenizer = tokenizer
+        self._tokens = sorted(tokens, key=len, reverse=True)
+        self._known_starts: dict[str, list[int]] = {}
+
+    def encode(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Token ids of texts, each as the continuation of what stands before it."""
+        found: dict[tuple[str, str], list[int]] = {}
+        waiting = list(dict.fromkeys(texts))
+        for guard in _GUARDS:
+            starts = [guard if before == _INSIDE else before for before, _ in waiting]
+            whole = self._encode_batch([start + text for start, (_, text) in zip(starts, waiting)])
+            for start, key, ids in zip(starts, waiting, whole):
+                skip = self._ids_before(start)
+                if ids[: len(skip)] == skip:  # else the first letters have grown together with the guard
+                    found[key] = ids[len(skip) :]
+            waiting = [key for key in waiting if key not in found]
+            if not waiting:
+                break
+        alone = self._encode_batch([text for _, text in waiting])
+        found.update(zip(waiting, alone))
+        return [found[key] for key in texts]
+
+    def _encode_batch(self, texts: list[str]) -> list[list[int]]:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None and hasattr(backend, "encode_batch_fast"):
+            return [item.ids for item in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [list(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+
+    def _ids_before(self, text: str) -> list[int]:
+        if text not in self._known_starts:
+            self._known_starts[text] = list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+        return self._known_starts[text]
+
+    def context(self, before: str) -> str:
+        """What a text is tokenised after: a control token, ordinary text, or nothing where that makes no difference."""
+        if not before or not self._marks_spaces:
+            return ""
+        return next((token for token in self._tokens if before.endswith(token)), _INSIDE)
+
+    @cached_property
+    def _marks_spaces(self) -> bool:
+        """Whether the beginning of a text is tokenised unlike its middle.
+
+        Tokenizers of the SentencePiece kind put a space mark before the first word of a text, and some after each
+        control token; each piece would get one in the middle of the conversation.
+        """
+        start, alone, whole = self._ids_before("\n"), *self._encode_batch(["b", "\nb"])
+        return whole[: len(start)] == start and whole[len(start) :] != alone
