@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tuning import history, log_lines, losses, tune, weights, write_rows
 from danlu.core.errors import ConfigError, UsageError
 from danlu.core.run import RunDirectory
 from danlu.tune.session import Session
+from danlu.tune.trainer import DanluTrainer
 
 pytestmark = pytest.mark.model
 
@@ -126,8 +128,12 @@ def test_accumulation_is_the_large_batch(model: Path, data: Path, tmp_path: Path
 EVALUATE = {"val_size": 4, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 
 
-def test_the_best_checkpoint_is_the_result(model: Path, data: Path, tmp_path: Path) -> None:
-    options = {**EVALUATE, "learning_rate": 0.3, "num_train_epochs": 4, "save_total_limit": 1}
+def test_the_best_checkpoint_is_the_result(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = chain([5.0, 2.0], repeat(3.0))  # which step is best must not hang on rounding
+    monkeypatch.setattr(DanluTrainer, "_evaluation_loss", lambda *_: (next(scripted), 1.0))
+    options = {**EVALUATE, "num_train_epochs": 4, "save_total_limit": 1}
     run = tune(model, data, tmp_path / "run", load_best_model_at_end=True, **options)
     found = {entry["step"]: entry["eval_loss"] for entry in evaluations(run)}
     best = min(found, key=found.__getitem__)
