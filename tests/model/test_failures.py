@@ -80,6 +80,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert_same_run(whole, tune(model, data, run, **SAVE))
 
 
+def test_what_torch_says_of_a_full_disk_is_put_into_words(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "[enforce fail at inline_container.cc:672] . unexpected pos 18039680 vs 18039572"
+    full_disk(monkeypatch, "optimizer", 2, RuntimeError(words))
+    with pytest.raises(RunError, match="the checkpoint of step 2 cannot be written: the disk is full"):
+        tune(model, data, tmp_path / "run", **SAVE)
+
+
 def test_other_errors_of_a_writer_are_not_called_a_full_disk(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -358,8 +358,9 @@ def _whole_or_absent(work: Path, what: str) -> Iterator[None]:
         shutil.rmtree(work, ignore_errors=True)
         if not _disk_trouble(error):
             raise
+        told = "the disk is full" if "unexpected pos" in str(error) else error  # torch: a write was cut short
         raise RunError(
-            f"{what} cannot be written: {error}",
+            f"{what} cannot be written: {told}",
             where=str(work.parent),
             hint="Free some space and start the same command again; it goes on from the last checkpoint.",
         ) from error
