@@ -228,3 +228,12 @@ def test_its_flags_in_a_file(tmp_path):
     assert (resolved.config.data.eval_dataset, resolved.config.generate.max_new_tokens) == (("zh",), 21)
     path.write_text('{"do_train": true, "dataset": "zh", "checkpoint_dir": "D", "cutoff_len": 20}')
     assert resolve_train([str(path)]).mode == "llamafactory"
+
+
+def test_beams_are_not_sampled():
+    """The old tool samples by default, and its users ask for beams beside that."""
+    resolved = resolve_train([*EVALUATE, "--eval_num_beams", "4"])
+    assert (resolved.config.generate.num_beams, resolved.config.generate.do_sample) == (4, False)
+    assert "beams are searched without sampling: do_sample=false" in resolved.notes
+    assert resolve_train(EVALUATE).config.generate.do_sample is True
+    assert resolve_train([*EVALUATE, "--eval_num_beams", "1"]).config.generate.do_sample is True

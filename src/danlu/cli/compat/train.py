@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from danlu.cli.compat.et import check_as_asked, complete
 from danlu.cli.compat.tables import Table, table
-from danlu.cli.compat.translate import Translation, translate
+from danlu.cli.compat.translate import Translation, as_number, translate
 from danlu.cli.compat.vocabulary import Vocabulary
 from danlu.cli.compat.words import COMMAND_LINE, Written, read_words
 from danlu.core.config import build
@@ -129,6 +129,10 @@ def _fill(translation: Translation, mode: Mode) -> None:
     defaults: dict[str, Any] = dict(table(mode).defaults)
     for key, value in defaults.items():
         translation.default(key, value, place)
+    beams = as_number(translation.values.get("num_beams"))
+    if beams and beams > 1 and place == translation.places.get("do_sample"):
+        translation.replace("do_sample", False, "because of num_beams")
+        translation.notes.append("beams are searched without sampling: do_sample=false")
     if mode == "et":
         complete(translation)
 
