@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import torch
 from probes import random_adapter, random_prefix
 
+from danlu.core.errors import UsageError
 from danlu.core.manifest import Manifest
 from danlu.core.run import RunDirectory
 from danlu.models.loading import load_model, load_tokenizer
@@ -83,3 +86,16 @@ def test_ctrl_c_stops_the_answer_of_a_process(tiny_models: dict[str, Path], tmp_
     rest, errors = child.communicate(b"/exit\n", timeout=60)
     assert child.returncode == 0, errors.decode()
     assert rest.decode(errors="replace").endswith(" …\n")
+
+
+def test_a_model_without_a_template_is_given_one(
+    tiny_models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = Path(shutil.copytree(tiny_models["qwen2"], tmp_path / "bare"))
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    told = json.loads((bare / "tokenizer_config.json").read_text())
+    told.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(told))
+    with pytest.raises(UsageError, match="no chat template"):
+        talked("你好\n", capsys, model=str(bare))
+    assert talked("你好\n", capsys, model=str(bare), template="chatml").endswith("\n")

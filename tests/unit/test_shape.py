@@ -18,6 +18,7 @@ MAX_GROUP_FIELDS = 12
 # functions that mirror somebody else's signature, or take one thing a parameter on purpose: "file:function"
 MANY_PARAMETERS = {
     "src/danlu/cli/preview.py:preview",  # a verb: one parameter for each option of the command line
+    "src/danlu/cli/main.py:chat",  # a verb
     "src/danlu/verbs/chat.py:chat",  # a verb
     "src/danlu/data/loading.py:load_rows",  # public; keyword-only, one for each option of a dataset
     "src/danlu/models/attention.py:packed_attention",  # the attention interface of transformers

@@ -203,6 +203,7 @@ def chat(
     model: str | None = None,
     adapter: Sequence[str] = (),
     system: str | None = None,
+    template: str | None = None,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -221,6 +222,7 @@ def chat(
         model: without a run: folder, hub id, GGUF file or packaged name.
         adapter: without a run: adapters of the model.
         system: system prompt.
+        template: named template, for a model that brings none.
         max_new_tokens: longest answer.
         temperature: 0 for the likeliest answer, else sampled.
         top_p: sample from the smallest set of tokens with this probability.
@@ -240,13 +242,10 @@ def chat(
     from danlu.engine.protocol import GenerationOptions
 
     options = GenerationOptions(
-        do_sample=temperature > 0,
-        temperature=temperature or 1.0,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
+        do_sample=temperature > 0, temperature=temperature or 1.0, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
     )
-    engine = _engine(run, model, adapter, dtype, device)
+    keys = {"dtype": dtype} | ({} if template is None else {"template": template})
+    engine = _engine(run, model, adapter, keys, device)
     source = stdin or sys.stdin
     conversation = Chat(engine, options, system=system, say=_say)
     if source.isatty():
@@ -256,10 +255,11 @@ def chat(
         talk(conversation, source)
 
 
-def _engine(run: str | None, model: str | None, adapter: Sequence[str], dtype: Any, device: str | None) -> Streamer:
+def _engine(
+    run: str | None, model: str | None, adapter: Sequence[str], keys: dict[str, Any], device: str | None
+) -> Streamer:
     from danlu.verbs.opening import engine_of, open_model, settings
 
-    keys = {} if dtype == "auto" else {"dtype": dtype}
     config, source, _ = settings(run, model, adapter, keys)
     return engine_of(open_model(config, source, device=device))
 
