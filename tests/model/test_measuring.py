@@ -108,3 +108,16 @@ def test_the_revision_of_a_hub_model_reaches_evaluation(
     keys = {"model_revision": "v2", "cache_dir": str(tmp_path / "hub"), "max_samples": 1, **SHORT}
     evaluate(model="someone/tiny", dataset=str(data), output_dir=str(tmp_path / "e"), **keys)
     assert set(asked) == {("someone/tiny", "v2", str(tmp_path / "hub"))}
+
+
+@pytest.mark.parametrize("metrics", ["compat", "standard"])
+def test_eval_of_a_run_in_an_old_style_generates_and_prints(
+    metrics: str, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tune(model, data, tmp_path / "run", max_steps=1, file_style="et")
+    capsys.readouterr()
+    values = evaluate(
+        run, dataset=str(data), max_samples=2, metric_set=metrics, output_dir=str(tmp_path / "e"), **SHORT
+    )
+    assert "eval_rouge-1" in values or "eval_chrf" in values
+    assert "rouge-1" in capsys.readouterr().out

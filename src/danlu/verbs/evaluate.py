@@ -44,7 +44,7 @@ def evaluate(
         metric → value, with the prefix ``eval_``.
     """
     config, source, folder = settings(run, model, adapter, keys)
-    return _measure(config, source, folder, split="eval", write_rows=False)
+    return _measure(config, source, folder, split="eval", by_loss=False)
 
 
 def predict(
@@ -70,19 +70,26 @@ def after_training(config: TrainConfig, folder: Path) -> None:
     else:
         source = named_model(config, config.model.adapter_name_or_path)
     if config.task.do_eval:
-        _measure(config, source, folder, split="eval", write_rows=False)
+        by_loss = not config.task.predict_with_generate and config.output.file_style != "danlu"
+        _measure(config, source, folder, split="eval", by_loss=by_loss)
     if config.task.do_predict:
         _measure(config, source, folder, split="predict", write_rows=True)
 
 
 def _measure(
-    config: TrainConfig, source: TrainedModel, folder: Path, *, split: str, write_rows: bool
+    config: TrainConfig,
+    source: TrainedModel,
+    folder: Path,
+    *,
+    split: str,
+    write_rows: bool = False,
+    by_loss: bool = False,
 ) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     rows = _rows(config, source)
     opened = open_model(config, source)
     started = time.monotonic()
-    if not (config.task.predict_with_generate or write_rows or config.output.file_style == "danlu"):
+    if by_loss:
         values: dict[str, Any] = {"loss": _loss(config, opened)}
         steps = -(-len(rows) // config.log.per_device_eval_batch_size)
         values = dict(prefixed(values, split, runtime=time.monotonic() - started, samples=len(rows), steps=steps))
@@ -96,7 +103,7 @@ def _measure(
         if config.generate.metric_set == "standard":
             print_scores(measured)
     write_results(folder, split, values)
-    if config.generate.metric_set == "compat":
+    if by_loss or config.generate.metric_set == "compat":
         print_metrics(split, values)
     return values
 
