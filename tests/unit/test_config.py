@@ -4,7 +4,7 @@ import pytest
 
 from danlu.core.config import build, field_homes
 from danlu.core.errors import ConfigError, MissingDependency, UsageError
-from danlu.tune.checks import check, check_trackers
+from danlu.tune.checks import check, check_packages
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 
 
@@ -121,12 +121,14 @@ def test_options_that_agree(values):
 def test_a_tracker_is_looked_for_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr("danlu.tune.checks.find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"report_to=wandb.*pip install wandb"):
-        check_trackers(config(dataset="a", report_to="wandb"))
+        check_packages(config(dataset="a", report_to="wandb"))
     with pytest.raises(UsageError, match="no tracker 'wandv'.*Did you mean wandb"):
-        check_trackers(config(dataset="a", report_to="wandv"))
+        check_packages(config(dataset="a", report_to="wandv"))
     monkeypatch.setattr("danlu.tune.checks.find_spec", lambda name: object() if name == "tensorboardX" else None)
-    check_trackers(config(dataset="a", report_to="tensorboard"))
-    check_trackers(config(dataset="a", report_to="all"))
+    check_packages(config(dataset="a", report_to="tensorboard"))
+    check_packages(config(dataset="a", report_to="all"))
+    with pytest.raises(MissingDependency, match="package deepspeed"):
+        check_packages(config(dataset="a", deepspeed="z3.json"))
 
 
 def test_weights_of_datasets_that_are_not_interleaved_are_told(capsys):

@@ -42,13 +42,15 @@ def check(config: TrainConfig) -> None:
     _check_adapters(config)
 
 
-def check_trackers(config: TrainConfig) -> None:
-    """Look for the packages of ``report_to`` before anything is loaded.
+def check_packages(config: TrainConfig) -> None:
+    """Look for the packages of ``report_to`` and ``deepspeed`` before anything is loaded.
 
     Raises:
         UsageError: for a tracker that transformers does not know.
         MissingDependency: naming the package.
     """
+    if config.compute.deepspeed and not find_spec("deepspeed"):
+        raise MissingDependency("deepspeed", "for deepspeed")
     for name in config.log.report_to:
         if name == "all":
             continue

@@ -19,7 +19,7 @@ from danlu.core.manifest import Manifest, installed_versions, model_record, now,
 from danlu.core.run import RunDirectory
 from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
 from danlu.models.runs import adapter_chain
-from danlu.tune.checks import check, check_trackers
+from danlu.tune.checks import check, check_packages
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 from danlu.verbs.material import (
     Text,
@@ -131,7 +131,7 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     started = time.monotonic()
-    check_trackers(config)
+    check_packages(config)
     resume = config.output.resume_from_checkpoint
     named = isinstance(resume, str)
     if named and not is_whole(Path(str(resume))):
