@@ -13,6 +13,7 @@ from danlu.cli.data import app as data_app
 from danlu.cli.models import app as models_app
 from danlu.cli.preview import preview
 from danlu.core.errors import DanluError
+from danlu.core.workspace import share_cores
 
 WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """For verbs whose options are the keys of a configuration."""
@@ -173,6 +174,7 @@ def _common(
 
 def main(words: list[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 wrong usage. ``--debug`` anywhere shows tracebacks."""
+    share_cores()
     arguments = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]

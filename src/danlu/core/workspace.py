@@ -41,3 +41,12 @@ def cache_folder(name: str) -> Path:
 def offline() -> bool:
     """Whether the user asked for no network (``HF_HUB_OFFLINE`` or ``DANLU_OFFLINE`` is set to 1)."""
     return "1" in (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("DANLU_OFFLINE"))
+
+
+def share_cores() -> None:
+    """Let threads that wait for each other sleep instead of spin, unless the user chose (``OMP_WAIT_POLICY``).
+
+    Where other work keeps a core busy, spinning threads take the time of the one they wait for, and a training step
+    can last ten times as long. Only a process that has not loaded its OpenMP library yet is affected.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
