@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections import defaultdict
@@ -21,6 +22,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile("repeatable" if os.environ.get("CI") else "search")
+
+# A shell that starts a job in the background tells it to ignore Ctrl-C, and so would every process started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 TIERS = ("unit", "model", "golden", "smoke")
