@@ -142,3 +142,21 @@ def test_the_commands_import_nothing_heavy() -> None:
     script = f"import sys, danlu.cli.data; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_brackets_in_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Square brackets are rich's markup; a file's name may hold anything."""
+    odd = put(tmp_path, [alpaca("1"), {"instruction": "2", "output": ""}], "[red]a[bold].jsonl")
+    entries = {"[zh]mine": {"file_name": odd.name, "columns": {"prompt": "instruction", "response": "output"}}}
+    put(tmp_path, [entries], "dataset_info.json")
+    assert "[zh]mine" in run("list", "--dataset-dir", tmp_path).output
+    text = run("check", odd, "--write-good", tmp_path / "[x]good.jsonl", code=1).output
+    assert text.count("[red]a[bold].jsonl") == 2
+    assert "[x]good.jsonl" in text
+
+
+def test_names_are_never_broken_over_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what is copied into a command."""
+    monkeypatch.setattr(console.out, "_width", 60)
+    text = run("list", "--dataset-dir", tmp_path).output
+    assert "alpaca_gpt4_zh " in text

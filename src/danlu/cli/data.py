@@ -32,6 +32,8 @@ _BAR = 32
 @app.command("list")
 def list_datasets(dataset_dir: DatasetDirOption = "data", as_json: JsonOption = False) -> None:
     """Every dataset that has a name: yours (dataset_info.json) and the built-in catalog."""
+    from rich.markup import escape
+
     from danlu.core.console import out
 
     entries = [*_own(dataset_dir), *_builtin()]
@@ -42,7 +44,7 @@ def list_datasets(dataset_dir: DatasetDirOption = "data", as_json: JsonOption = 
     for entry in entries:
         rows = f"{entry['rows']:,}" if entry["rows"] else ""
         values = (entry["name"], entry["format"], rows, entry["language"], entry["licence"], entry["where"])
-        table.add_row(*map(str, values))
+        table.add_row(*(escape(str(value)) for value in values))
     out.print(table)
     out.print("A path to a file or folder, a pattern, or a hub id works in the place of a name.", style="quiet")
 
@@ -132,11 +134,13 @@ def _bad_values(bad: Iterable[BadRow]) -> list[dict[str, Any]]:
 
 
 def _print_check(report: CheckReport, show: int, write_good: Path | None) -> None:
+    from rich.markup import escape
+
     from danlu.core.console import out, warn
 
     table = _table("file", "format", ("rows", "right"))
     for path, layout, rows in report.files:
-        table.add_row(path, layout, f"{rows:,}")
+        table.add_row(escape(path), layout, f"{rows:,}")
     out.print(table)
     _print_bad(report.bad, show)
     kinds = ", ".join(f"{count:,} {name}" for name, count in report.kinds.items())
@@ -146,7 +150,7 @@ def _print_check(report: CheckReport, show: int, write_good: Path | None) -> Non
     for note, count in report.notes.items():
         out.print(f"  note: {note}: {count:,}", style="quiet", soft_wrap=True)
     if write_good is not None:
-        out.print(f"  good rows written to {write_good}", soft_wrap=True)
+        out.print(f"  good rows written to {write_good}", markup=False, soft_wrap=True)
     for warning in report.warnings:
         warn(warning)
 
@@ -280,7 +284,8 @@ def _print_convert(report: ConvertReport, destination: Path, to: str) -> None:
     for what, count in report.lost.items():
         out.print(f"  lost: {what}, in {count:,} rows", style="bad", soft_wrap=True)
     for column, count in report.columns.items():
-        out.print(f"  column not carried over: {column} ({count:,} rows)", style="quiet", soft_wrap=True)
+        told = f"  column not carried over: {column} ({count:,} rows)"
+        out.print(told, style="quiet", markup=False, soft_wrap=True)
 
 
 def _table(*columns: str | tuple[str, str]) -> Table:
@@ -288,9 +293,10 @@ def _table(*columns: str | tuple[str, str]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
+    for number, column in enumerate(columns):
         name, justify = column if isinstance(column, tuple) else (column, "left")
-        table.add_column(name, justify=justify, no_wrap=justify == "right", overflow="fold")  # type: ignore[arg-type]
+        whole = justify == "right" or (number == 0 and name == "name")  # names are copied into commands
+        table.add_column(name, justify=justify, no_wrap=whole, overflow="fold")  # type: ignore[arg-type]
     return table
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from danlu.core.console import out
@@ -85,7 +86,7 @@ def show_model(name: str, *, as_json: bool = False) -> dict[str, Any]:
         _print_json(facts)
     else:
         for key, value in facts.items():
-            out.print(f"[quiet]{key:>16}[/quiet]  {value}", soft_wrap=True)
+            out.print(f"[quiet]{key:>16}[/quiet]  {escape(str(value))}", soft_wrap=True)
     return facts
 
 

@@ -29,6 +29,7 @@ def preview(
     """Rows as the model sees them; trained text is coloured (and between ⟦ ⟧ without colour)."""
     from danlu.core.config import build
     from danlu.core.console import out
+    from danlu.core.errors import UsageError
     from danlu.data.encode import EncodingReport, encode_rows
     from danlu.data.loading import load_rows
     from danlu.models.loading import load_tokenizer, model_folder
@@ -39,12 +40,16 @@ def preview(
     config = build(TrainConfig, values, where="command line")
     folder = model_folder(model)
     text = open_text(load_tokenizer(folder), config, generation_stops(folder))
-    chosen = load_rows([name], dataset_dir=dataset_dir, max_samples=start + rows).rows[start:]
+    found = load_rows([name], dataset_dir=dataset_dir, max_samples=start + rows).rows
+    chosen = found[start:]
+    if not chosen:
+        raise UsageError(f"there are {len(found)} rows, the first to show is row {start}", where="--start")
     report = EncodingReport()
     for number, encoded in encode_rows(chosen, text.template, rules(config), report):
         supervised = sum(encoded.trained)
         where = chosen[number].origin
-        out.print(f"[quiet]{where}: {len(encoded.ids)} tokens, {supervised} trained[/quiet]", soft_wrap=True)
+        told = f"{where}: {len(encoded.ids)} tokens, {supervised} trained"
+        out.print(told, style="quiet", markup=False, soft_wrap=True)
         out.print(coloured(text.tokenizer, encoded, marks=not out.is_terminal), soft_wrap=True)
         if ids:
             out.print(" ".join(map(str, encoded.ids)), style="quiet", soft_wrap=True)

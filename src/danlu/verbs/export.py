@@ -63,7 +63,7 @@ def show(report: ExportReport) -> None:
     """One line for each thing that a user may want to know."""
     weights = sum(size for name, size in report.files.items() if name.endswith((".safetensors", ".bin")))
     shards = sum(name.endswith((".safetensors", ".bin")) for name in report.files)
-    out.print(f"[accent]{report.path}[/accent]", soft_wrap=True)
+    out.print(str(report.path), style="accent", markup=False, soft_wrap=True)
     out.print(
         f"  {report.parameters:,} parameters, {report.dtype}, {weights / 1e6:,.1f} MB in {shards} file"
         f"{'' if shards == 1 else 's'}"
