@@ -85,12 +85,25 @@ def test_trained_rows_are_named(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert "were in the training data" in capsys.readouterr().err
 
 
-def test_loss_without_generation_uses_held_out_rows_only(run: Path, tmp_path: Path) -> None:
-    found = danlu.evaluate(run, output_dir=str(tmp_path / "a"), file_style="llamafactory", **SHORT)
-    data = run.parent / "rows.jsonl"
-    every = danlu.evaluate(run, dataset=str(data), output_dir=str(tmp_path / "b"), file_style="llamafactory", **SHORT)
-    assert math.isfinite(found["eval_loss"])
-    assert found["eval_loss"] != every["eval_loss"]
+def test_the_loss_afterwards_is_that_of_the_held_out_rows(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    folder = danlu.train(
+        {
+            "model_name_or_path": str(tiny_models["llama"]),
+            "dataset": str(write_rows(tmp_path / "rows.jsonl", 10)),
+            "val_size": 3,
+            "max_steps": 2,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "do_eval": True,
+            "file_style": "llamafactory",
+            "output_dir": str(tmp_path / "out"),
+        }
+    )
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    on_the_way = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    afterwards = json.loads((folder / "eval_results.json").read_text())["eval_loss"]
+    assert math.isfinite(afterwards)
+    assert afterwards == pytest.approx(on_the_way[-1], rel=1e-4)
 
 
 def test_exactly_one_model_is_named(run: Path) -> None:
