@@ -8,7 +8,8 @@ import pytest
 from danlu.cli.compat import resolve_train
 from danlu.cli.compat.tables import table
 from danlu.cli.compat.train import train_vocabulary
-from danlu.tune.config import SCHEDULERS, TrainConfig
+from danlu.tune.config import TrainConfig
+from danlu.tune.options.running import SCHEDULERS
 
 pytestmark = pytest.mark.model
 

@@ -53,9 +53,9 @@ def test_defaults_of_the_old_tool():
     assert (encode.max_source_length, encode.max_target_length, encode.cutoff_len) == (512, 512, 1024)
     assert (encode.truncation, encode.mask_history) == ("keep_start", True)
     assert found.data.prompt_separator == ""
-    method = found.method
-    assert (method.freeze_trainable_layers, method.freeze_trainable_modules) == (3, ("mlp",))
-    assert (method.pre_seq_len, method.prefix_projection, method.prefix_dropout) == (64, False, 0.1)
+    freeze, prefix = found.freeze, found.prefix
+    assert (freeze.freeze_trainable_layers, freeze.freeze_trainable_modules) == (3, ("mlp",))
+    assert (prefix.pre_seq_len, prefix.prefix_projection, prefix.prefix_dropout) == (64, False, 0.1)
     assert (found.optimizer.per_device_train_batch_size, found.log.logging_steps) == (8, 500)
     assert found.output.file_style == "et"
 
@@ -100,15 +100,15 @@ def test_lengths_follow_from_their_parts():
         (["--resume_lora_training", "False"], "model", "create_new_adapter", True),
         (["--no_resume_lora_training"], "model", "create_new_adapter", True),
         (["--resume_lora_training"], "model", "create_new_adapter", False),
-        (["--num_layer_trainable", "-2"], "method", "freeze_trainable_layers", -2),
-        (["--name_module_trainable", "qkv"], "method", "freeze_trainable_modules", ("query_key_value",)),
+        (["--num_layer_trainable", "-2"], "freeze", "freeze_trainable_layers", -2),
+        (["--name_module_trainable", "qkv"], "freeze", "freeze_trainable_modules", ("query_key_value",)),
         (["--finetuning_type", "p_tuning"], "method", "finetuning_type", "p_tuning_v2"),
         (["--eval_num_beams", "4"], "generate", "num_beams", 4),
         (["--source_prefix", "答："], "encode", "source_prefix", "答："),
         (["--lora_target", "q_proj,v_proj"], "lora", "lora_target", ("q_proj", "v_proj")),
         (["--lora_target", "q_proj", "v_proj"], "lora", "lora_target", ("q_proj", "v_proj")),
         (["--checkpoint_dir", "a,b"], "model", "adapter_name_or_path", ("a", "b")),
-        (["--prefix_projection", "yes"], "method", "prefix_projection", True),
+        (["--prefix_projection", "yes"], "prefix", "prefix_projection", True),
         (["--overwrite-cache"], "data", "overwrite_cache", True),
         (["--optim", "adamw_hf"], "optimizer", "optim", "adamw_torch"),
         (["--evaluation_strategy", "no"], "log", "eval_strategy", "no"),
@@ -201,7 +201,7 @@ def test_other_flags_leave_the_mode_as_it_is(extra):
 def test_flags_of_the_old_tool_work_in_any_mode():
     found = resolve_train(["--do_train", "--template", "llama3", "--dataset", "a", "--num_layer_trainable", "5"])
     assert found.mode == "llamafactory"
-    assert found.config.method.freeze_trainable_layers == 5
+    assert found.config.freeze.freeze_trainable_layers == 5
 
 
 @settings(deadline=None)

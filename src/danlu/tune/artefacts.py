@@ -14,7 +14,8 @@ from typing import Any
 
 from danlu.core.files import write_json, write_text
 from danlu.core.results import shown_metric
-from danlu.tune.config import FileStyle, TrainConfig
+from danlu.tune.config import TrainConfig
+from danlu.tune.options.running import FileStyle
 
 LOG_KEYS = (
     *("current_steps", "total_steps", "loss", "eval_loss", "predict_loss", "reward", "accuracy"),
@@ -72,7 +73,7 @@ def append_log(folder: Path, values: Mapping[str, Any], style: FileStyle) -> Non
 def finetuning_args(config: TrainConfig) -> dict[str, Any]:
     """The method's options under ChatGLM-Efficient-Tuning's names."""
     method, lora = config.method, config.lora
-    modules = ",".join("qkv" if name == "query_key_value" else name for name in method.freeze_trainable_modules)
+    modules = ",".join("qkv" if name == "query_key_value" else name for name in config.freeze.freeze_trainable_modules)
     names = {"p_tuning_v2": "p_tuning"}
     return {
         "finetuning_type": names.get(method.finetuning_type, method.finetuning_type),
@@ -81,9 +82,9 @@ def finetuning_args(config: TrainConfig) -> dict[str, Any]:
         "lora_rank": lora.lora_rank,
         "lora_target": list(lora.lora_target),
         "name_module_trainable": modules,
-        "num_layer_trainable": method.freeze_trainable_layers,
-        "pre_seq_len": method.pre_seq_len,
-        "prefix_projection": method.prefix_projection,
+        "num_layer_trainable": config.freeze.freeze_trainable_layers,
+        "pre_seq_len": config.prefix.pre_seq_len,
+        "prefix_projection": config.prefix.prefix_projection,
     }
 
 
@@ -174,11 +175,11 @@ def _card_options(config: TrainConfig) -> dict[str, str]:
         options |= {key: arguments[key] for key in ("lora_rank", "lora_alpha", "lora_dropout")}
         options["lora_target"] = ", ".join(config.lora.lora_target)
     if config.method.finetuning_type == "p_tuning_v2":
-        options["pre_seq_len"] = config.method.pre_seq_len
-        options["prefix_projection"] = config.method.prefix_projection
+        options["pre_seq_len"] = config.prefix.pre_seq_len
+        options["prefix_projection"] = config.prefix.prefix_projection
     if config.method.finetuning_type == "freeze":
-        options["freeze_trainable_layers"] = config.method.freeze_trainable_layers
-        options["freeze_trainable_modules"] = ", ".join(config.method.freeze_trainable_modules)
+        options["freeze_trainable_layers"] = config.freeze.freeze_trainable_layers
+        options["freeze_trainable_modules"] = ", ".join(config.freeze.freeze_trainable_modules)
     return {key: str(value) for key, value in options.items() if value is not None}
 
 

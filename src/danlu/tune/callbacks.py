@@ -17,7 +17,7 @@ from danlu.core.errors import RunError
 from danlu.core.events import EventLog
 from danlu.core.run import RunDirectory
 from danlu.tune.artefacts import append_log, log_values
-from danlu.tune.config import FileStyle
+from danlu.tune.options.running import FileStyle
 
 
 class Recorder(TrainerCallback):

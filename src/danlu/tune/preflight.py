@@ -165,7 +165,7 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
 
 
 def _layers_with_gradient(shape: Shape, config: TrainConfig) -> int:
-    count = config.method.freeze_trainable_layers
+    count = config.freeze.freeze_trainable_layers
     if config.method.finetuning_type == "freeze" and 0 < count <= shape.layers:
         return count
     return shape.layers

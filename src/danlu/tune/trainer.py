@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from danlu.core.errors import ConfigError, RunError, UsageError, did_you_mean
-from danlu.core.files import read_json, write_json
+from danlu.core.errors import ConfigError, UsageError, did_you_mean
+from danlu.core.files import write_json
 from danlu.tune.batches import Batch, Sequences, training_batches
 from danlu.tune.callbacks import stop_if_nonsense
+from danlu.tune.checkpoints import PROGRESS, Progress, own_attention, whole_or_absent
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.methods.low_rank import raise_rates
 
 Measure = Callable[[Any], Mapping[str, float]]
 """Generates answers with the model and returns metrics; given by whoever knows how to evaluate."""
-
-_PROGRESS = "danlu_progress.json"
-"""What the loop of transformers forgets in a checkpoint: the loss gathered since the last log line."""
 
 
 class DanluTrainer(Trainer):
@@ -73,7 +68,7 @@ class DanluTrainer(Trainer):
         self.resumed_from: Path | None = None
         self._began = time.time()
         self._epoch_over = self._postponed = False
-        self.add_callback(_Progress(self))
+        self.add_callback(Progress(self))
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
         """As transformers makes it, with a rate of its own for B under LoRA+.
@@ -208,7 +203,7 @@ class DanluTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        with _own_attention(self.tuned.model):
+        with own_attention(self.tuned.model):
             self.method.save(self.tuned, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
@@ -223,7 +218,7 @@ class DanluTrainer(Trainer):
         if self.state.best_global_step:
             best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if best == final or best.exists() else None
-        with _whole_or_absent(work, f"the checkpoint of step {self.state.global_step}"):
+        with whole_or_absent(work, f"the checkpoint of step {self.state.global_step}"):
             self._write_checkpoint(work)
             if self.args.should_save:
                 if final.exists():
@@ -257,7 +252,7 @@ class DanluTrainer(Trainer):
                 "start_step": self._initial_global_step,
                 "seconds": time.time() - self._began,
             }
-            write_json(folder / _PROGRESS, gathered)
+            write_json(folder / PROGRESS, gathered)
             if self.on_checkpoint:
                 self.on_checkpoint(folder)
 
@@ -269,7 +264,7 @@ class DanluTrainer(Trainer):
         """
         run = Path(self.args.output_dir)
         work = run / ".saving-final"
-        with _whole_or_absent(work, "the trained model"):
+        with whole_or_absent(work, "the trained model"):
             self.save_model(str(work))
             for file in sorted(work.iterdir()) if work.exists() else ():
                 file.replace(run / file.name)
@@ -307,93 +302,6 @@ class _Collate:
     def __call__(self, members: list[int]) -> Batch:
         batch: Batch = self.build(self.store, members)
         return batch
-
-
-class _Progress(TrainerCallback):
-    """Gives a resumed loop what that of transformers forgets, and marks the ends of epochs."""
-
-    def __init__(self, trainer: DanluTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called after the loop has set its counters to zero."""
-        trainer = self.trainer
-        trainer._began = time.time()
-        if trainer.resumed_from is None:
-            return
-        for callback in trainer.callback_handler.callbacks:
-            known = state.stateful_callbacks.get(type(callback).__name__)
-            if isinstance(callback, EarlyStoppingCallback) and isinstance(known, dict):
-                callback.early_stopping_patience_counter = known["attributes"]["early_stopping_patience_counter"]
-        path = trainer.resumed_from / _PROGRESS
-        if path.exists():
-            saved = read_json(path)
-            trainer._tr_loss += saved["gathered_loss"]
-            trainer._total_loss_scalar = saved["total_loss"]
-            trainer._globalstep_last_logged = saved["last_logged_step"]
-            trainer._initial_global_step = saved["start_step"]
-            trainer._began -= saved.get("seconds", 0.0)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The steps of an epoch follow."""
-        self.trainer._epoch_over = self.trainer._postponed = False
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A checkpoint that was due after the last step is written after the epoch."""
-        self.trainer._epoch_over = True
-        control.should_save |= self.trainer._postponed
-
-
-@contextmanager
-def _whole_or_absent(work: Path, what: str) -> Iterator[None]:
-    """Write into a folder that is removed if that fails.
-
-    Raises:
-        RunError: when the disk is full.
-    """
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        yield
-    except (RunError, OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if not _disk_trouble(error):
-            raise
-        told = "the disk is full" if "unexpected pos" in str(error) else error  # torch: a write was cut short
-        raise RunError(
-            f"{what} cannot be written: {told}",
-            where=str(work.parent),
-            hint="Free some space and start the same command again; it goes on from the last checkpoint.",
-        ) from error
-
-
-class _own_attention:
-    """While saving, the configuration names the model's usual attention, not danlu's."""
-
-    def __init__(self, model: Any) -> None:
-        self.config = model.config
-
-    def __enter__(self) -> None:
-        self.before = self.config._attn_implementation
-        self.config._attn_implementation = "sdpa"
-
-    def __exit__(self, *_: object) -> None:
-        self.config._attn_implementation = self.before
-
-
-def _disk_trouble(error: BaseException) -> bool:
-    """Whether an error of a writer means that the disk is full or not writable."""
-    text = str(error).lower()
-    return isinstance(error, OSError) or any(
-        sign in text
-        for sign in (
-            "no space",
-            "disk",
-            "write failed",
-            "file write",
-            "unexpected pos",
-            os.strerror(28).lower(),
-        )
-    )
 
 
 def _first_sentence(error: Exception) -> str:

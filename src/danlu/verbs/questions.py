@@ -11,7 +11,7 @@ from danlu.data.rendering import inline_tools
 from danlu.data.schema import Conversation, Message, Row, row_key
 from danlu.data.templates import Template
 from danlu.engine.protocol import Completion, Engine, GenerationOptions, Request
-from danlu.tune.config import GenerateOptions
+from danlu.tune.options.running import GenerateOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     Raises:
         ConfigError: for more layers than there are, or modules that no layer has.
     """
-    options = config.method
+    options = config.freeze
     layers = model.base_model.layers
     count = options.freeze_trainable_layers
     if not 0 < abs(count) <= len(layers):

@@ -11,10 +11,11 @@ from danlu.core.errors import ConfigError, did_you_mean
 from danlu.models import adapters
 from danlu.models.adapters import attach, merge
 from danlu.models.runs import adapter_chain
-from danlu.tune.config import LoraOptions, TrainConfig
+from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
 from danlu.tune.methods.low_rank import speed_up
 from danlu.tune.methods.old_names import known_names
+from danlu.tune.options.methods import LoraOptions
 
 
 def apply(model: Any, config: TrainConfig) -> Tuned:

@@ -25,7 +25,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
             where="adapter_name_or_path",
             hint="Name one prefix without create_new_adapter, or export a LoRA adapter first.",
         )
-    options = config.method
+    options = config.prefix
     if given:
         prefix = PrefixEncoder.load(Path(given[0]), model.config, dropout=options.prefix_dropout)
     else:

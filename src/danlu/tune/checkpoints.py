@@ -1,0 +1,110 @@
+"""Checkpoints that are whole or absent, and what a resumed loop must be told besides."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from danlu.core.errors import RunError
+from danlu.core.files import read_json
+
+if TYPE_CHECKING:
+    from danlu.tune.trainer import DanluTrainer
+
+PROGRESS = "danlu_progress.json"
+"""What the loop of transformers forgets in a checkpoint: the loss gathered since the last log line."""
+
+
+class Progress(TrainerCallback):
+    """Gives a resumed loop what that of transformers forgets, and marks the ends of epochs."""
+
+    def __init__(self, trainer: DanluTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called after the loop has set its counters to zero."""
+        trainer = self.trainer
+        trainer._began = time.time()
+        if trainer.resumed_from is None:
+            return
+        for callback in trainer.callback_handler.callbacks:
+            known = state.stateful_callbacks.get(type(callback).__name__)
+            if isinstance(callback, EarlyStoppingCallback) and isinstance(known, dict):
+                callback.early_stopping_patience_counter = known["attributes"]["early_stopping_patience_counter"]
+        path = trainer.resumed_from / PROGRESS
+        if path.exists():
+            saved = read_json(path)
+            trainer._tr_loss += saved["gathered_loss"]
+            trainer._total_loss_scalar = saved["total_loss"]
+            trainer._globalstep_last_logged = saved["last_logged_step"]
+            trainer._initial_global_step = saved["start_step"]
+            trainer._began -= saved.get("seconds", 0.0)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The steps of an epoch follow."""
+        self.trainer._epoch_over = self.trainer._postponed = False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A checkpoint that was due after the last step is written after the epoch."""
+        self.trainer._epoch_over = True
+        control.should_save |= self.trainer._postponed
+
+
+@contextmanager
+def whole_or_absent(work: Path, what: str) -> Iterator[None]:
+    """Write into a folder that is removed if that fails.
+
+    Raises:
+        RunError: when the disk is full.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        yield
+    except (RunError, OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        if not _disk_trouble(error):
+            raise
+        told = "the disk is full" if "unexpected pos" in str(error) else error  # torch: a write was cut short
+        raise RunError(
+            f"{what} cannot be written: {told}",
+            where=str(work.parent),
+            hint="Free some space and start the same command again; it goes on from the last checkpoint.",
+        ) from error
+
+
+class own_attention:
+    """While saving, the configuration names the model's usual attention, not danlu's."""
+
+    def __init__(self, model: Any) -> None:
+        self.config = model.config
+
+    def __enter__(self) -> None:
+        self.before = self.config._attn_implementation
+        self.config._attn_implementation = "sdpa"
+
+    def __exit__(self, *_: object) -> None:
+        self.config._attn_implementation = self.before
+
+
+def _disk_trouble(error: BaseException) -> bool:
+    """Whether an error of a writer means that the disk is full or not writable."""
+    text = str(error).lower()
+    return isinstance(error, OSError) or any(
+        sign in text
+        for sign in (
+            "no space",
+            "disk",
+            "write failed",
+            "file write",
+            "unexpected pos",
+            os.strerror(28).lower(),
+        )
+    )
