@@ -94,10 +94,16 @@ def encode_rows(
         DataError: a row is too long and the policy is ``error``.
         TemplateError: the template cannot train such conversations; see ``unstable_template``.
     """
+    for batch in batches_of(rows, report):
+        yield from _encode_batch(batch, template, rules, report)
+
+
+def batches_of(rows: Iterable[Row], report: EncodingReport) -> Iterator[list[tuple[int, Row]]]:
+    """Numbered rows, :data:`BATCH` at a time, counted as they are read."""
     source = enumerate(rows)
     while batch := list(islice(source, BATCH)):
         report.rows += len(batch)
-        yield from _encode_batch(batch, template, rules, report)
+        yield batch
 
 
 def trainable_conversation(row: Row, rules: EncodingRules) -> Conversation | None:
@@ -115,7 +121,7 @@ def trainable_conversation(row: Row, rules: EncodingRules) -> Conversation | Non
     if rules.source_prefix:
         conversation = with_prefix(conversation, rules.source_prefix)
     if rules.mask_history:
-        conversation = _last_answer_only(conversation)
+        conversation = last_answer_only(conversation)
     return conversation
 
 
@@ -129,7 +135,8 @@ def with_prefix(conversation: Conversation, prefix: str) -> Conversation:
     return replace(conversation, messages=tuple(messages))
 
 
-def _last_answer_only(conversation: Conversation) -> Conversation:
+def last_answer_only(conversation: Conversation) -> Conversation:
+    """The conversation with all answers but the last untrained."""
     answers = [index for index, message in enumerate(conversation.messages) if message.role == "assistant"]
     muted = set(answers[:-1])
     messages = tuple(
@@ -193,7 +200,7 @@ def _one_for_each_answer(conversation: Conversation) -> Iterator[Conversation]:
     for index, message in enumerate(conversation.messages):
         if message.role == "assistant" and message.train is not False:
             shorter = replace(conversation, messages=conversation.messages[: index + 1])
-            yield _last_answer_only(shorter)
+            yield last_answer_only(shorter)
 
 
 def _counted(

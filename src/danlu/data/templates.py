@@ -241,6 +241,14 @@ class Template:
         context = self._continuations.context("text")
         return [number for part in self._continuations.encode([(context, part) for part in parts]) for number in part]
 
+    def document_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of plain texts, each with what the tokenizer writes before a text and an end of text."""
+        pieces = [[Piece(self._hide(text, self._control_pattern), trained=True)] for text in texts]
+        end = self.tokenizer.eos_token_id
+        start = self.tokenizer.encode("", add_special_tokens=True)
+        start = start[:-1] if start and start[-1] == end else start
+        return [[*start, *encoded.ids, *([] if end is None else [end])] for encoded in self.encode_pieces(pieces)]
+
     def content_text(self, ids: Sequence[int]) -> str:
         """The text of such ids; a character that was cut in its middle is left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip("\ufffd")

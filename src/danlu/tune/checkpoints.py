@@ -47,6 +47,8 @@ class Progress(TrainerCallback):
             trainer._globalstep_last_logged = saved["last_logged_step"]
             trainer._initial_global_step = saved["start_step"]
             trainer._began -= saved.get("seconds", 0.0)
+            if state.is_world_process_zero:
+                trainer.tally.merge(saved.get("tally", {}))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The steps of an epoch follow."""

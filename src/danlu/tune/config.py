@@ -12,6 +12,7 @@ from danlu.core.config import Options
 from danlu.tune.options.data import DataOptions, EncodeOptions
 from danlu.tune.options.fields import Mapping
 from danlu.tune.options.methods import FreezeOptions, LoraOptions, MethodOptions, PrefixOptions
+from danlu.tune.options.objectives import PreferenceOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
 from danlu.tune.options.task import ModelOptions, TaskOptions
 
@@ -53,6 +54,7 @@ class TrainConfig(Options):
     freeze: FreezeOptions = FreezeOptions()
     prefix: PrefixOptions = PrefixOptions()
     lora: LoraOptions = LoraOptions()
+    preference: PreferenceOptions = PreferenceOptions()
     optimizer: OptimOptions = OptimOptions()
     compute: ComputeOptions = ComputeOptions()
     output: OutputOptions = OutputOptions()

@@ -35,8 +35,10 @@ from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
+from danlu.tune.objectives import needs
 from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
+from danlu.tune.reference_model import reference_key, reference_log_probs
 from danlu.tune.trainer import DanluTrainer, Measure
 from danlu.tune.weights import frozen_dtype
 
@@ -107,6 +109,7 @@ class Session:
         set_seed(config.compute.seed)
         learner, tuned = self._learner(members)
         trainer = self._trainer(learner, tuned, members, held_out, plan)
+        self._reference(trainer)
         recorder = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Recorder))
         stop = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StopOnRequest))
         note(f"ready after {time.monotonic() - started:.1f} s")
@@ -154,13 +157,37 @@ class Session:
         if tuned.prefix is not None and not abilities.packed:
             raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
         cache = self._boundary_cache(tuned, members)
-        return Learner(tuned.model, abilities, tuned.prefix, cache, config.task.stage), tuned
+        return Learner(tuned.model, abilities, tuned.prefix, cache, config), tuned
+
+    def _reference(self, trainer: DanluTrainer) -> None:
+        """Give the rows what the model says of them before training, where the objective compares with that."""
+        learner, config, args = trainer.model, self.config, trainer.args
+        if "reference" not in needs(learner.objective):
+            return
+        prefix = learner.prefix
+        continued = bool(config.model.adapter_name_or_path) and not config.model.create_new_adapter
+        learner.prefix = prefix if continued else None
+        device = learner.model.device.type
+        dtype = torch.float16 if config.compute.fp16 else torch.bfloat16
+        for data in (trainer.train_dataset, *trainer.evaluations.values()):
+            data.columns["reference"] = reference_log_probs(
+                learner,
+                data.store,
+                key=reference_key(config, self.folder, data.store),
+                batch_size=config.optimizer.per_device_train_batch_size,
+                precision=torch.autocast(device, dtype, enabled=config.compute.bf16 or config.compute.fp16),
+                rank=(args.process_index, args.world_size),
+                share=_from_everybody,
+            )
+        learner.prefix = prefix
 
     def _boundary_cache(self, tuned: Tuned, members: NDArray[np.int64]) -> BoundaryCache | None:
         """Hidden states below the trained layers are worth keeping when there is a second epoch to use them."""
         config, first = self.config, tuned.first_trained
         if first is None or not config.compute.freeze_cache or config.optimizer.num_train_epochs <= 1:
             return None
+        if config.task.stage not in ("pt", "sft"):
+            return None  # a prompt with several answers is no plain sequence
         if config.compute.neftune_noise_alpha:
             return None  # the noise on the embeddings is another one in each epoch
         backbone, width = tuned.model.base_model, tuned.model.config.hidden_size
@@ -237,6 +264,15 @@ class Session:
         note(metrics_block("train", metrics))
         if config.output.plot_loss:
             plot_curves(output, history, ("loss", "eval_loss"), tell=note)
+
+
+def _from_everybody(own: list[Any]) -> list[Any]:
+    """What all processes have, in the order of their ranks."""
+    if not torch.distributed.is_initialized():
+        return own
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, own[0])
+    return found
 
 
 def _for_this_machine(config: TrainConfig) -> TrainConfig:

@@ -22,6 +22,7 @@ from danlu.tune.checkpoints import PROGRESS, Progress, own_attention, whole_or_a
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.methods.low_rank import raise_rates
+from danlu.tune.tally import Tally
 
 Measure = Callable[[Any], Mapping[str, float]]
 """Generates answers with the model and returns metrics; given by whoever knows how to evaluate."""
@@ -69,6 +70,30 @@ class DanluTrainer(Trainer):
         self._began = time.time()
         self._epoch_over = self._postponed = False
         self.add_callback(Progress(self))
+
+    @property
+    def tally(self) -> Tally:
+        """What the objective gathered since the last log line, in this process."""
+        tally: Tally = self.model.tally
+        return tally
+
+    def gathered(self, tally: Tally) -> dict[str, list[float]]:
+        """A tally summed over all processes."""
+        if self.args.world_size == 1:
+            return tally.sums
+        everybody: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(everybody, tally.sums)
+        whole = Tally()
+        for sums in everybody:
+            whole.merge(sums)
+        return whole.sums
+
+    def log(self, logs: dict[str, float], *args: Any, **named: Any) -> None:
+        """Log, with what the objective gathered beside a training loss."""
+        if "loss" in logs:
+            logs |= Tally(self.gathered(self.tally)).means()
+            self.tally.clear()
+        super().log(logs, *args, **named)
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
         """As transformers makes it, with a rate of its own for B under LoRA+.
@@ -146,14 +171,18 @@ class DanluTrainer(Trainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean loss per trained token on each evaluation set, and what ``measure`` adds."""
         metrics: dict[str, float] = {}
-        whole = np.zeros(2)
+        whole, gathered = np.zeros(2), Tally()
         for name, data in self.evaluations.items():
             key = f"{metric_key_prefix}_{name}_loss" if name else f"{metric_key_prefix}_loss"
-            total, count = self._evaluation_loss(data)
+            total, count, tally = self._evaluation_loss(data)
             metrics[key] = total / count
+            prefix = key.removesuffix("loss")
+            metrics |= {prefix + what: mean for what, mean in Tally(tally).means().items()}
             whole += total, count
+            gathered.merge(tally)
         if self.evaluations:
             metrics[f"{metric_key_prefix}_loss"] = float(whole[0] / whole[1])
+            metrics |= {f"{metric_key_prefix}_{what}": mean for what, mean in gathered.means().items()}
         if self.measure is not None:
             self.model.eval()
             measured = self.measure(self.tuned)
@@ -174,17 +203,18 @@ class DanluTrainer(Trainer):
             )
 
     @torch.no_grad()
-    def _evaluation_loss(self, data: Sequences) -> tuple[float, float]:
-        """Summed loss and number of trained tokens."""
+    def _evaluation_loss(self, data: Sequences) -> tuple[float, float, dict[str, list[float]]]:
+        """Summed loss, what it is divided by, and what the objective gathered."""
         size = self.args.per_device_eval_batch_size
         batches = [list(range(start, min(start + size, len(data)))) for start in range(0, len(data), size)]
         loader = self.accelerator.prepare(self._loader(data, batches))
         learner = (
             self.model_wrapped if self.is_in_train else self.accelerator.prepare_model(self.model, evaluation_mode=True)
         )
-        was_training, cache = learner.training, self.model.cache
+        was_training, cache, tally = learner.training, self.model.cache, self.model.tally
         learner.eval()
         self.model.cache = None  # evaluation rows have numbers of their own
+        self.model.tally = Tally()
         total = torch.zeros(2, dtype=torch.float64)
         for batch in loader:
             inputs = self._prepare_inputs(batch)
@@ -194,8 +224,9 @@ class DanluTrainer(Trainer):
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
         learner.train(was_training)
-        self.model.cache = cache
-        return float(total[0]), float(total[1])
+        found = self.gathered(self.model.tally)
+        self.model.cache, self.model.tally = cache, tally
+        return float(total[0]), float(total[1]), found
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what the method trained, and the tokenizer."""
@@ -205,6 +236,8 @@ class DanluTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         with own_attention(self.tuned.model):
             self.method.save(self.tuned, folder)
+        if self.model.value_head is not None:
+            self.model.value_head.save(folder, old_style=self.model.settings.output.file_style == "et")
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
@@ -235,6 +268,7 @@ class DanluTrainer(Trainer):
 
     def _write_checkpoint(self, folder: Path) -> None:
         folder.mkdir(parents=True)
+        gathered = self.gathered(self.tally)
         self.save_model(str(folder), _internal_call=True)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
@@ -245,14 +279,15 @@ class DanluTrainer(Trainer):
                 if hasattr(callback, "state") and callable(callback.state):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
             self.state.save_to_json(str(folder / "trainer_state.json"))
-            gathered = {
+            progress = {
                 "gathered_loss": float(self._tr_loss),
                 "total_loss": self._total_loss_scalar,
                 "last_logged_step": self._globalstep_last_logged,
                 "start_step": self._initial_global_step,
                 "seconds": time.time() - self._began,
+                "tally": gathered,
             }
-            write_json(folder / PROGRESS, gathered)
+            write_json(folder / PROGRESS, progress)
             if self.on_checkpoint:
                 self.on_checkpoint(folder)
 
@@ -282,7 +317,12 @@ class DanluTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.resumed_from = Path(resume_from_checkpoint)
-        self.method.load(self.tuned, self.resumed_from)
+        self._load_trained(self.resumed_from)
+
+    def _load_trained(self, folder: Path) -> None:
+        self.method.load(self.tuned, folder)
+        if self.model.value_head is not None:
+            self.model.value_head.load(folder)
 
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
         # Speeds are over the whole run, so its time is as well.
@@ -290,18 +330,18 @@ class DanluTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
-            self.method.load(self.tuned, Path(self.state.best_model_checkpoint))
+            self._load_trained(Path(self.state.best_model_checkpoint))
 
 
 class _Collate:
     """Turns numbers of sequences into a batch; a class so that worker processes can receive it."""
 
     def __init__(self, data: Sequences, objective: Any) -> None:
-        self.store, self.build = data.store, objective.build
+        self.data, self.build = data, objective.build
 
     def __call__(self, members: list[int]) -> Batch:
-        batch: Batch = self.build(self.store, members)
-        return batch
+        batch: Batch = self.build(self.data.store, members)
+        return batch | {name: torch.from_numpy(column[members]) for name, column in self.data.columns.items()}
 
 
 def _first_sentence(error: Exception) -> str:

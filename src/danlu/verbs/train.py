@@ -101,6 +101,7 @@ def gather(config: TrainConfig) -> Material:
             text.template,
             rules(config),
             tokenizer_digest=digest,
+            stage=config.task.stage,
             folder=place,
             again=config.data.overwrite_cache,
         )

@@ -1,0 +1,264 @@
+"""Prompts with the answers that continue them: pairs, labelled answers, and prompts alone.
+
+The prompt that two answers share is one sequence and each answer another: the prompt is computed once. Where the
+answers begin is found in the token ids themselves, so a template that writes something between the prompt and the
+answer's text keeps it in the prompt only as far as both answers agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from danlu.core.errors import DataError
+from danlu.data.encode import EncodingReport, EncodingRules, batches_of, last_answer_only, with_prefix
+from danlu.data.fitting import Fitted, fit, within_budgets
+from danlu.data.rendering import TemplateError
+from danlu.data.schema import Conversation, Document, Message, Origin, Preference, Row, UnpairedPreference
+from danlu.data.templates import Encoded, Template
+from danlu.data.tokens import Item
+
+
+@dataclass(frozen=True, slots=True)
+class _Fork:
+    """A prompt and two answers, before tokenising."""
+
+    row: int
+    prompt: Conversation
+    answers: tuple[Message, Message]
+    value: float
+    origin: Origin
+
+
+def encode_pairs(
+    rows: Iterable[Row], template: Template, rules: EncodingRules, report: EncodingReport
+) -> Iterator[Item]:
+    """Preferences as (prompt, chosen, rejected); the value is the margin, or not a number.
+
+    Raises:
+        DataError: a row is too long and the policy is ``error``.
+    """
+    for batch in batches_of(rows, report):
+        forks = [
+            _Fork(
+                number,
+                row.prompt,
+                (row.chosen, row.rejected),
+                math.nan if row.margin is None else row.margin,
+                row.origin,
+            )
+            for number, row in batch
+            if isinstance(row, Preference)
+        ]
+        yield from _encode(forks, template, rules, report)
+
+
+def encode_labelled(
+    rows: Iterable[Row], template: Template, rules: EncodingRules, report: EncodingReport
+) -> Iterator[Item]:
+    """Labelled answers as (prompt, answer, an answer to another prompt); the value is 1 for a wanted answer, else 0.
+
+    The foreign answer is what KTO estimates its KL term with. It is that of the next row with another prompt.
+
+    Raises:
+        DataError: when there are not two different prompts, or a row is too long and the policy is ``error``.
+    """
+    for batch in batches_of(rows, report):
+        labelled = [item for number, row in batch for item in _labelled(number, row)]
+        forks = []
+        for place, (number, prompt, answer, wanted, origin) in enumerate(labelled):
+            others = (labelled[(place + step) % len(labelled)] for step in range(1, len(labelled)))
+            foreign = next((other[2] for other in others if other[1] != prompt), None)
+            if foreign is None:
+                raise DataError(
+                    "kto compares answers with answers to other prompts, and there is only one prompt",
+                    where=str(origin),
+                    hint="Give rows with at least two different prompts.",
+                )
+            forks.append(_Fork(number, prompt, (answer, foreign), float(wanted), origin))
+        yield from _encode(forks, template, rules, report)
+
+
+def encode_prompts(
+    rows: Iterable[Row], template: Template, rules: EncodingRules, report: EncodingReport
+) -> Iterator[Item]:
+    """Prompts with the header of the answer to come; nothing in them is trained.
+
+    A prompt longer than the cutoff is left out: cutting it would ask another question.
+    """
+    for batch in batches_of(rows, report):
+        for number, row in batch:
+            prompt = _prepared(prompt_of(row), template, rules)
+            try:
+                ids = template.prompt(prompt)
+            except TemplateError as error:
+                report.refused += 1
+                report.add_example("refused", f"{row.origin}: {error.what}")
+                continue
+            report.longest = max(report.longest, len(ids))
+            if len(ids) > rules.cutoff_len:
+                report.too_long += 1
+                report.left_out += 1
+                report.add_example("too_long", str(row.origin))
+                continue
+            report.sequences += 1
+            report.tokens += len(ids)
+            yield Item(number, (Encoded(ids, [False] * len(ids)),))
+
+
+def prompt_of(row: Row) -> Conversation:
+    """The conversation up to the answer to come: without the last turn where that is an answer."""
+    if isinstance(row, Preference):
+        return row.prompt
+    if isinstance(row, Document):
+        raise DataError("plain text asks nothing", where=str(row.origin), hint="Give conversations.")
+    conversation = row.conversation
+    messages = conversation.messages
+    return replace(conversation, messages=messages[:-1]) if messages[-1].role == "assistant" else conversation
+
+
+def answer_of(row: Row) -> str | None:
+    """The answer that a row brings to its prompt, for rewards that compare; None if it brings none."""
+    if isinstance(row, Preference):
+        return row.chosen.content
+    if isinstance(row, Document):
+        return None
+    last = row.conversation.messages[-1]
+    return last.content if last.role == "assistant" else None
+
+
+def _labelled(number: int, row: Row) -> Iterator[tuple[int, Conversation, Message, bool, Origin]]:
+    match row:
+        case UnpairedPreference(conversation, desirable, origin):
+            yield number, prompt_of(row), conversation.messages[-1], desirable, origin
+        case Preference(prompt, chosen, rejected, _, origin):
+            yield number, prompt, chosen, True, origin
+            yield number, prompt, rejected, False, origin
+
+
+def _prepared(prompt: Conversation, template: Template, rules: EncodingRules) -> Conversation:
+    if rules.source_prefix:
+        prompt = with_prefix(prompt, rules.source_prefix)
+    return within_budgets(prompt, template, rules.max_source_length, None).conversation
+
+
+def _encode(forks: Sequence[_Fork], template: Template, rules: EncodingRules, report: EncodingReport) -> Iterator[Item]:
+    ready: list[tuple[_Fork, tuple[Fitted, Fitted]]] = []
+    pieces = []
+    for fork in forks:
+        prompt = with_prefix(fork.prompt, rules.source_prefix) if rules.source_prefix else fork.prompt
+        first, second = (
+            within_budgets(_with(prompt, answer), template, rules.max_source_length, rules.max_target_length)
+            for answer in fork.answers
+        )
+        try:
+            cut = [template.pieces(side.conversation, unfinished=side.unfinished) for side in (first, second)]
+        except TemplateError as error:
+            report.refused += 1
+            report.add_example("refused", f"{fork.origin}: {error.what}")
+            continue
+        if first.unfinished or second.unfinished:
+            report.shortened += 1
+            report.add_example("shortened", str(fork.origin))
+        ready.append((fork, (first, second)))
+        pieces += cut
+    encoded = iter(template.encode_pieces(pieces))
+    for fork, sides in ready:
+        yield from _counted(fork, sides, (next(encoded), next(encoded)), template, rules, report)
+
+
+def _with(prompt: Conversation, answer: Message) -> Conversation:
+    trained = replace(answer, train=None)
+    return last_answer_only(replace(prompt, messages=(*prompt.messages, trained)))
+
+
+def _counted(
+    fork: _Fork,
+    sides: tuple[Fitted, Fitted],
+    encoded: tuple[Encoded, Encoded],
+    template: Template,
+    rules: EncodingRules,
+    report: EncodingReport,
+) -> Iterator[Item]:
+    longest = max(len(side.ids) for side in encoded)
+    report.longest = max(report.longest, longest)
+    if longest > rules.cutoff_len:
+        report.too_long += 1
+        report.add_example("too_long", str(fork.origin))
+        shorter = _shortened(sides, encoded, template, rules, fork.origin)
+        if shorter is None:
+            report.left_out += 1
+            return
+        encoded = shorter
+    parts = split_at_answers(*encoded)
+    if not all(any(part.trained) for part in parts[1:]):
+        report.untrainable += 1
+        report.add_example("untrainable", str(fork.origin))
+        return
+    report.sequences += 1
+    report.tokens += sum(len(part.ids) for part in parts)
+    report.supervised += sum(sum(part.trained) for part in parts[1:])
+    yield Item(fork.row, parts, fork.value)
+
+
+def _shortened(
+    sides: tuple[Fitted, Fitted],
+    encoded: tuple[Encoded, Encoded],
+    template: Template,
+    rules: EncodingRules,
+    origin: Origin,
+) -> tuple[Encoded, Encoded] | None:
+    """Both sides cut to the cutoff, with the prompt that the longer side leaves room for; None to leave the row out."""
+    policy = "keep_start" if rules.truncation == "split" else rules.truncation  # half a pair compares nothing
+    order = (0, 1) if len(encoded[0].ids) >= len(encoded[1].ids) else (1, 0)
+    found: dict[int, Fitted] = {}
+    for place in order:
+        side = sides[place]
+        if found:
+            side = _on_prompt_of(found[order[0]], side)
+        fitted = fit(side, template, rules.cutoff_len, policy, origin)
+        if not fitted or fitted[0].conversation.messages[-1].role != "assistant":
+            return None
+        found[place] = fitted[0]
+    if _prompt(found[0]) != _prompt(found[1]):  # the second answer left less room: the first takes its prompt too
+        again = fit(_on_prompt_of(found[order[1]], found[order[0]]), template, rules.cutoff_len, policy, origin)
+        if not again or _prompt(again[0]) != _prompt(found[order[1]]):
+            return None
+        found[order[0]] = again[0]
+    first, second = (template.encode(found[place].conversation, unfinished=found[place].unfinished) for place in (0, 1))
+    return first, second
+
+
+def _prompt(side: Fitted) -> tuple[Message, ...]:
+    return side.conversation.messages[:-1]
+
+
+def _on_prompt_of(other: Fitted, side: Fitted) -> Fitted:
+    """The answer of ``side`` after the prompt of ``other``."""
+    messages = (*_prompt(other), side.conversation.messages[-1])
+    last = len(messages) - 1
+    cut = {index for index in other.unfinished if index < last}
+    if len(side.conversation.messages) - 1 in side.unfinished:
+        cut.add(last)
+    return Fitted(replace(side.conversation, messages=messages), frozenset(cut))
+
+
+def split_at_answers(first: Encoded, second: Encoded) -> tuple[Encoded, Encoded, Encoded]:
+    """The prompt that two sequences share, and what follows it in each.
+
+    The prompt ends before anything trained, an answer ends with its last trained token: nothing sees what follows.
+    """
+    most = min(_first_trained(first), _first_trained(second))
+    shared = next((place for place in range(most) if first.ids[place] != second.ids[place]), most)
+    prompt = Encoded(first.ids[:shared], [False] * shared)
+    return prompt, _answer(first, shared), _answer(second, shared)
+
+
+def _answer(encoded: Encoded, start: int) -> Encoded:
+    end = max((place for place, trained in enumerate(encoded.trained) if trained), default=start) + 1
+    return Encoded(encoded.ids[start:end], encoded.trained[start:end])
+
+
+def _first_trained(encoded: Encoded) -> int:
+    return encoded.trained.index(True) if True in encoded.trained else len(encoded.ids) - 1
