@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from danlu.core.console import warn
 from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.tune.config import TrainConfig
+from danlu.tune.matrix import STAGES, check_combination
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -37,8 +38,10 @@ def check(config: TrainConfig) -> None:
         raise UsageError("there is nothing to do", hint="Set do_train, do_eval or do_predict.")
     if task.do_train and not config.data.dataset:
         raise UsageError("no dataset is named", hint="Set dataset; `danlu data list` shows known names.")
+    check_combination(config.method.finetuning_type, task.stage)
     _check_evaluation(config)
     _check_encoding(config)
+    _check_stage(config)
     _check_adapters(config)
 
 
@@ -81,7 +84,8 @@ def _check_evaluation(config: TrainConfig) -> None:
         if log.early_stopping_steps:
             raise UsageError("early_stopping_steps needs eval_strategy", hint="Set it to steps or epoch.")
     metric = (log.metric_for_best_model or "loss").removeprefix("eval_")
-    if not metric.endswith("loss") and not config.task.predict_with_generate:
+    told = metric.endswith(("loss", *STAGES[config.task.stage].metrics))
+    if not told and not config.task.predict_with_generate:
         raise UsageError(
             f"{metric} is measured only when answers are generated",
             where="metric_for_best_model",
@@ -93,6 +97,21 @@ def _check_evaluation(config: TrainConfig) -> None:
             where=f"save_strategy {config.output.save_strategy}, eval_strategy {log.eval_strategy}",
             hint="Give both the same value.",
         )
+
+
+def _check_stage(config: TrainConfig) -> None:
+    stage, encode = config.task.stage, config.encode
+    if config.task.predict_with_generate and stage not in ("sft", "pt"):
+        raise UsageError(
+            f"stage {stage} is measured by its own numbers, not by generated answers",
+            where="predict_with_generate",
+            hint="Leave it out; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer.",
+        )
+    idle = [name for name in ("train_on_prompt", "mask_history") if getattr(encode, name)]
+    if stage != "sft" and idle:
+        warn(f"{' and '.join(idle)} has no effect in stage {stage}")
+    if stage == "kto" and config.optimizer.per_device_train_batch_size == 1:
+        warn("kto estimates the KL term over a batch: per_device_train_batch_size=1 makes it the number of one answer")
 
 
 def _check_encoding(config: TrainConfig) -> None:

@@ -6,7 +6,9 @@ The comment after each default is the option's documentation: the CLI, the docs 
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from danlu.core.config import Options
 from danlu.tune.options.data import DataOptions, EncodeOptions
@@ -61,3 +63,19 @@ class TrainConfig(Options):
     log: LogOptions = LogOptions()
     generate: GenerateOptions = GenerateOptions()
     trainer: Mapping = Field({}, description="further arguments of transformers' TrainingArguments, by name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_is_stage(cls, values: Any) -> Any:
+        """LLaMA-Factory writes ``stage: dpo`` with ``pref_loss: orpo`` for what is the stage orpo here."""
+        task: Any = values.get("task") if isinstance(values, dict) else None
+        preference: Any = values.get("preference") if isinstance(values, dict) else None
+        if not (isinstance(task, dict) and isinstance(preference, dict)):
+            return values
+        wanted = preference.get("pref_loss")
+        if task.get("stage") == "dpo" and wanted in ("ipo", "orpo", "simpo"):
+            return values | {
+                "task": task | {"stage": wanted},
+                "preference": preference | {"pref_loss": "sigmoid"},
+            }
+        return values

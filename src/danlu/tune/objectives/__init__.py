@@ -4,7 +4,6 @@ build(store, members) -> Batch     lay items of the token store out as tensors
 count(batch) -> int                what the loss of a batch is divided by
 loss(learner, batch) -> Tensor     the summed loss, a scalar that gradients flow through
 NEEDS                              what else it asks for, a subset of :data:`KNOWN_NEEDS`; nothing by default
-METRICS                            numbers it tells beside the loss, for metric_for_best_model; none by default
 """
 
 from __future__ import annotations
