@@ -150,3 +150,30 @@ def test_a_model_that_was_never_rewarded_has_no_scores(
 ) -> None:
     with pytest.raises(DanluError, match="no value head"):
         danlu.score(model=str(tiny_models["llama"]), dataset=str(pairs), output_dir=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_reward_model_is_exported_as_a_classifier(method: str, tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    run = tune(tiny_model, pairs, tmp_path / "rm", stage="rm", finetuning_type=method)
+    danlu.export(run=str(run), output_dir=str(tmp_path / "out"))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    row = json.loads(danlu.score(run, dataset=str(pairs)).read_text().splitlines()[0])
+    head = read_head(run)
+    assert head is not None
+    for answer in ("chosen", "rejected"):
+        messages = [*row["prompt"], {"role": "assistant", "content": row[answer]}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip("\n")
+        ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+        with torch.no_grad():
+            reward = float(model(input_ids=ids).logits) + float(head["summary.bias"])
+        assert reward == pytest.approx(row[f"{answer}_score"], abs=1e-3)
+
+
+def test_a_prefix_cannot_be_exported_as_a_classifier(tiny_models: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
+    run = tune(tiny_models["llama"], pairs, tmp_path / "rm", stage="rm", finetuning_type="p_tuning_v2")
+    with pytest.raises(DanluError, match="cannot become part of a classifier"):
+        danlu.export(run=str(run), output_dir=str(tmp_path / "out"))
