@@ -34,5 +34,8 @@ _VERBS = {
 
 def __getattr__(name: str) -> Any:
     if name in _VERBS:
+        from danlu.core.workspace import share_cores
+
+        share_cores()  # before torch is loaded: afterwards it has no effect
         return getattr(import_module(_VERBS[name]), name)
     raise AttributeError(f"module 'danlu' has no attribute {name!r}")

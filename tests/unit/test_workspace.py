@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,10 @@ def test_waiting_threads_sleep_unless_the_user_chose(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     share_cores()
     assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
+def test_verbs_share_cores_from_python_too() -> None:
+    code = "import danlu, os, sys; danlu.train; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["passive", "False"]
