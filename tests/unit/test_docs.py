@@ -39,6 +39,7 @@ def markdown(root: Path) -> Iterator[Path]:
     yield from root.glob("*.md")
     yield from (root / "docs").rglob("*.md")
     yield from (root / "design").rglob("*.md")
+    yield from (root / "examples").rglob("*.md")
 
 
 def verbs() -> list[tuple[str, ...]]:
