@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from danlu.core.console import warn
 from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.tune.config import TrainConfig
-from danlu.tune.matrix import STAGES, check_combination
+from danlu.tune.matrix import ONLINE, STAGES, check_combination
+from danlu.tune.online.plan import RolloutPlan
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -110,8 +111,33 @@ def _check_stage(config: TrainConfig) -> None:
     idle = [name for name in ("train_on_prompt", "mask_history") if getattr(encode, name)]
     if stage != "sft" and idle:
         warn(f"{' and '.join(idle)} has no effect in stage {stage}")
+    if stage in ONLINE:
+        _check_online(config)
     if stage == "kto" and config.optimizer.per_device_train_batch_size == 1:
         warn("kto estimates the KL term over a batch: per_device_train_batch_size=1 makes it the number of one answer")
+
+
+def _check_online(config: TrainConfig) -> None:
+    stage, rollout = config.task.stage, config.rollout
+    if not config.task.do_train:
+        return
+    if not (rollout.reward_model or rollout.reward_funcs or rollout.reward_url):
+        raise UsageError(
+            f"stage {stage} needs something that says how good an answer is",
+            where="reward_model, reward_funcs, reward_url",
+            hint="Set reward_model=DIR (a run of stage rm), reward_funcs=NAME or file.py:function, or reward_url.",
+        )
+    if len(rollout.reward_weights) not in (0, len(rollout.reward_funcs)):
+        raise UsageError(
+            f"reward_weights has {len(rollout.reward_weights)} weights for {len(rollout.reward_funcs)} reward_funcs",
+            hint="Give one weight to each of them.",
+        )
+    if config.encode.packing:
+        raise UsageError(
+            f"packing has nothing to fill in stage {stage}: answers already stand beside their prompt",
+            hint="Leave packing out.",
+        )
+    RolloutPlan.of(config, prompts=1)
 
 
 def _check_encoding(config: TrainConfig) -> None:

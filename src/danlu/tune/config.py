@@ -14,7 +14,7 @@ from danlu.core.config import Options
 from danlu.tune.options.data import DataOptions, EncodeOptions
 from danlu.tune.options.fields import Mapping
 from danlu.tune.options.methods import FreezeOptions, LoraOptions, MethodOptions, PrefixOptions
-from danlu.tune.options.objectives import PreferenceOptions
+from danlu.tune.options.objectives import GrpoOptions, PpoOptions, PreferenceOptions, RolloutOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
 from danlu.tune.options.task import ModelOptions, TaskOptions
 
@@ -57,6 +57,9 @@ class TrainConfig(Options):
     prefix: PrefixOptions = PrefixOptions()
     lora: LoraOptions = LoraOptions()
     preference: PreferenceOptions = PreferenceOptions()
+    rollout: RolloutOptions = RolloutOptions()
+    ppo: PpoOptions = PpoOptions()
+    grpo: GrpoOptions = GrpoOptions()
     optimizer: OptimOptions = OptimOptions()
     compute: ComputeOptions = ComputeOptions()
     output: OutputOptions = OutputOptions()
