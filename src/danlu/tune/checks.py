@@ -9,6 +9,7 @@ from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.tune.config import TrainConfig
 from danlu.tune.matrix import ONLINE, STAGES, check_combination
 from danlu.tune.online.plan import RolloutPlan
+from danlu.tune.online.sources import parse_source
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -121,16 +122,19 @@ def _check_online(config: TrainConfig) -> None:
     stage, rollout = config.task.stage, config.rollout
     if not config.task.do_train:
         return
-    if not (rollout.reward_model or rollout.reward_funcs or rollout.reward_url):
+    if not (rollout.reward_model or rollout.reward_funcs):
         raise UsageError(
             f"stage {stage} needs something that says how good an answer is",
-            where="reward_model, reward_funcs, reward_url",
-            hint="Set reward_model=DIR (a run of stage rm), reward_funcs=NAME or file.py:function, or reward_url.",
+            where="reward_model, reward_funcs",
+            hint="Set reward_model=DIR (a run of stage rm), or reward_funcs=NAME, file.py:function or a URL.",
         )
-    if len(rollout.reward_weights) not in (0, len(rollout.reward_funcs)):
+    for entry in rollout.reward_funcs:
+        parse_source(entry)
+    sources = len(rollout.reward_funcs) + bool(rollout.reward_model)
+    if len(rollout.reward_weights) not in (0, sources):
         raise UsageError(
-            f"reward_weights has {len(rollout.reward_weights)} weights for {len(rollout.reward_funcs)} reward_funcs",
-            hint="Give one weight to each of them.",
+            f"reward_weights has {len(rollout.reward_weights)} weights for {sources} rewards",
+            hint="Give one weight to each of reward_funcs, then one to reward_model.",
         )
     if config.encode.packing:
         raise UsageError(

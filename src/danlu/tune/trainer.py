@@ -131,7 +131,7 @@ class DanluTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Packed batches in the order of the seed and the epoch; mere numbers where a feed makes the batches."""
         if self.feed is not None:
-            return DataLoader(range(len(self.feed)), batch_size=None)
+            return DataLoader(range(len(self.feed)), batch_size=1)
         data = self.train_dataset
         batches = training_batches(data.store, data.members, self._train_batch_size, self.args.seed, self.packing)
         return self.accelerator.prepare(self._loader(data, batches))

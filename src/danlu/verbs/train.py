@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
 from danlu.models.runs import adapter_chain
 from danlu.tune.checks import check, check_packages
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
+from danlu.tune.matrix import ONLINE
 from danlu.verbs.material import (
     Text,
     data_records,
@@ -32,6 +33,9 @@ from danlu.verbs.material import (
     tell,
     training_rows,
 )
+
+if TYPE_CHECKING:
+    from danlu.tune.online.wiring import Rollouts
 
 
 def train(
@@ -165,7 +169,23 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
         from danlu.verbs.evaluate import generation_measure
 
         session.measure = generation_measure(config, material.text)
+    if config.task.stage in ONLINE:
+        session.rollouts = _rollouts(config, material)
     session.run(checkpoint, data=[f"{s.name}: {s.rows} rows" for s in material.rows.sources], started=started)
+
+
+def _rollouts(config: TrainConfig, material: Material) -> Rollouts:
+    """The rows behind the prompts, and what scores the answers to them."""
+    from danlu.tune.online.wiring import Rollouts
+    from danlu.verbs.rewards import training_rewards
+
+    stage, names = config.task.stage, config.data.eval_dataset
+    rows = {str(material.rows.store.folder): training_rows(config).load(stage).rows}
+    for label, prepared in material.evaluation.items():
+        chosen = names if label == "" else (dict(zip(_labels(names), names))[label],)
+        rows[str(prepared.store.folder)] = evaluation_rows(config, chosen).load(stage).rows
+    text = material.text
+    return Rollouts(rows, training_rewards(config), text.tokenizer, text.template.stop_ids)
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -24,7 +24,8 @@ from danlu.tune.online.advantages import gae, group_advantages, token_rewards, w
 from danlu.tune.online.control import KLController, stop_if_exploded
 from danlu.tune.online.moments import Moments
 from danlu.tune.online.plan import RolloutPlan
-from danlu.tune.online.samples import Reward, Sample
+from danlu.tune.online.rewards import Rewards
+from danlu.tune.online.samples import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Surroundings:
         prompts: the tokenised prompts.
         members: which items of it to ask.
         sample_of: (store, item, answer) → what the reward is told.
-        reward: scores samples.
+        rewards: score samples.
         ask: has the model answer.
         folder: the run directory.
         precision: what training computes in.
@@ -62,7 +63,7 @@ class Surroundings:
     prompts: TokenStore
     members: Sequence[int]
     sample_of: Callable[[TokenStore, int, Answer], Sample]
-    reward: Reward
+    rewards: Rewards
     ask: Ask
     folder: Path
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -136,7 +137,7 @@ class Experience:
         """Mean reward of one answer to each prompt; the same random numbers every time, so values compare."""
         given = self.around.ask([prompts[item][0].tolist() for item in members], 1, [f"eval:{i}" for i in members])
         samples = [self.around.sample_of(prompts, item, answer) for item, (answer,) in zip(members, given)]
-        scores = self.around.reward.score(samples)
+        scores = self.around.rewards.score(samples).total
         count = max(len(samples), 1)
         return {
             "reward": sum(scores) / count,
@@ -205,9 +206,7 @@ class Experience:
         samples = [
             around.sample_of(around.prompts, item, answer) for item, given in zip(items, answers) for answer in given
         ]
-        penalty = self.learner.settings.rollout.missing_eos_penalty
-        scores = torch.tensor(around.reward.score(samples), dtype=torch.float64)
-        scores -= penalty * torch.tensor([not sample.finished for sample in samples], dtype=torch.float64)
+        scores = self._scores(samples)
         together = min(plan.batch, plan.group)
         pieces = [
             Piece(prompt, [list(answer.ids) for answer in given[start : start + together]])
@@ -225,6 +224,16 @@ class Experience:
         if kl is not None:
             self.controller.update(summed / count, int(count))
         return pieces
+
+    def _scores(self, samples: Sequence[Sample]) -> Tensor:
+        """Rewards of the answers (n), the penalty for unfinished ones taken off."""
+        found = self.around.rewards.score(samples)
+        if len(found.parts) > 1:
+            parts = {f"reward_{label}": torch.tensor(values) for label, values in found.parts.items()}
+            self.learner.tally.add(**parts)
+        unfinished = torch.tensor([not sample.finished for sample in samples], dtype=torch.float64)
+        penalty = self.learner.settings.rollout.missing_eos_penalty
+        return torch.tensor(found.total, dtype=torch.float64) - penalty * unfinished
 
     @torch.no_grad()
     def _look_back(self, pieces: Sequence[Piece]) -> None:

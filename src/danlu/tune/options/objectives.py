@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from danlu.core.config import Options, Words
+from danlu.core.config import Options
+from danlu.tune.online.sources import split_sources
 from danlu.tune.options.fields import Count, Numbers, Share, option
+
+Sources = Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(split_sources)]
+"""Rewards as they are written; see :mod:`danlu.tune.online.sources`."""
 
 
 class PreferenceOptions(Options):
@@ -25,7 +29,7 @@ class PreferenceOptions(Options):
 
 
 class RolloutOptions(Options):
-    """Answers that the model gives while it trains, and what they are worth (ppo, grpo)."""
+    """Answers given while training, and their worth (ppo, grpo)."""
 
     num_generations: Count | None = option(None, "answers to each prompt; 1 for ppo and 8 for grpo by default")
     steps_per_generation: Count = option(1, "optimizer steps that share the answers of one rollout, each with its own")
@@ -33,9 +37,8 @@ class RolloutOptions(Options):
     rollout_top_p: Annotated[float, Field(gt=0, le=1)] = option(1.0, "smallest set of tokens with this probability")
     rollout_top_k: int = option(0, "at most this many tokens; 0 for all", ge=0)
     reward_model: str | None = option(None, "run of stage rm whose number is the reward")
-    reward_funcs: Words = option((), "rewards by name, file.py:function or package.module:function; added up")
-    reward_weights: Numbers = option((), "weight of each of reward_funcs; 1 by default")
-    reward_url: str | None = option(None, "address of a scorer that answers prompts and answers with numbers")
+    reward_funcs: Sources = option((), "rewards: a name, file.py:function, package.module:function or a URL; added up")
+    reward_weights: Numbers = option((), "weight of each of reward_funcs, then of reward_model; 1 by default")
     missing_eos_penalty: float = option(0.0, "taken off the reward of an answer that did not come to its end", ge=0)
     kl_limit: float = option(100.0, "divergence from the reference, per answer, at which training is stopped", gt=0)
 
