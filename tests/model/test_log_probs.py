@@ -47,7 +47,8 @@ def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_do() -> None:
     found, _ = token_log_probs(hidden, weight.detach(), offset.detach(), torch.arange(7))
     found.sum().backward()
     assert hidden.grad is not None
-    assert weight.grad is None and offset.grad is None
+    assert weight.grad is None
+    assert offset.grad is None
 
 
 def test_a_frozen_body_leaves_the_head_to_learn() -> None:
