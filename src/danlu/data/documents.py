@@ -40,4 +40,4 @@ def encode_documents(
                 report.sequences += 1
                 report.tokens += len(piece)
                 report.supervised += len(piece) - 1
-                yield Item(number, (Encoded(piece, [start == 0] + [True] * (len(piece) - 1)),))
+                yield Item(number, (Encoded(piece, [False] + [True] * (len(piece) - 1)),))
