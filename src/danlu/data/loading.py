@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from danlu.core.errors import DataError, UsageError
+from danlu.core.errors import DataError, UsageError, did_you_mean
 from danlu.core.files import sha1, sha256
 from danlu.data.catalog import DatasetDir, Source, resolve
 from danlu.data.formats import FORMATS
@@ -232,6 +232,18 @@ def shape_of(head: Sequence[RawRow | BadRow], source: Source, path: Path, separa
     if not values:
         return Shape(separator=separator)  # every row so far is unreadable and will be named
     return detect(values, where=str(path), separator=separator)
+
+
+def known_stage(stage: str) -> str:
+    """The stage itself.
+
+    Raises:
+        UsageError: when there is no such stage.
+    """
+    if stage not in KINDS:
+        hint = did_you_mean(stage, KINDS) or f"Known: {', '.join(KINDS)}."
+        raise UsageError(f"there is no stage {stage!r}", where="stage", hint=hint)
+    return stage
 
 
 def of_stage(row: Row, stage: str) -> Row | BadRow:

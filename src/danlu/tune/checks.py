@@ -110,8 +110,12 @@ def _check_stage(config: TrainConfig) -> None:
             hint="Leave it out; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer.",
         )
     idle = [name for name in ("train_on_prompt", "mask_history") if getattr(encode, name)]
-    if stage != "sft" and idle:
-        warn(f"{' and '.join(idle)} has no effect in stage {stage}")
+    idle = idle if stage != "sft" else []
+    idle += [name for name, stages in _READ_BY.items() if stage not in stages and _is_set(config, name)]
+    if config.preference.pref_loss == "hinge" and config.preference.dpo_label_smoothing and stage == "dpo":
+        idle.append("dpo_label_smoothing (with pref_loss=hinge)")
+    if idle:
+        warn(f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect in stage {stage}")
     if stage in ONLINE:
         _check_online(config)
     if stage == "kto" and config.optimizer.per_device_train_batch_size == 1:
@@ -142,6 +146,21 @@ def _check_online(config: TrainConfig) -> None:
             hint="Leave packing out.",
         )
     RolloutPlan.of(config, prompts=1)
+
+
+_READ_BY = {
+    "pref_loss": ("dpo",),
+    "pref_ftx": ("dpo", "ipo", "simpo"),
+    "dpo_label_smoothing": ("dpo",),
+    "simpo_gamma": ("simpo",),
+    "kto_chosen_weight": ("kto",),
+    "kto_rejected_weight": ("kto",),
+}
+"""Options of preference learning → the stages that read them. ``pref_beta`` is no news: old files always set it."""
+
+
+def _is_set(config: TrainConfig, name: str) -> bool:
+    return getattr(config.preference, name) != type(config.preference).model_fields[name].default
 
 
 def _check_encoding(config: TrainConfig) -> None:
