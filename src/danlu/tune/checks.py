@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from danlu.core.console import warn
 from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.tune.config import TrainConfig
+from danlu.tune.optimizers import check_optimizer
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -43,12 +44,13 @@ def check(config: TrainConfig) -> None:
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Look for the packages of ``report_to`` and ``deepspeed`` before anything is loaded.
+    """Look for the packages of ``optim``, ``report_to`` and ``deepspeed`` before anything is loaded.
 
     Raises:
-        UsageError: for a tracker that transformers does not know.
+        UsageError: for an optimizer or tracker that is not known.
         MissingDependency: naming the package.
     """
+    check_optimizer(config)
     if config.compute.deepspeed and not find_spec("deepspeed"):
         raise MissingDependency("deepspeed", "for deepspeed")
     for name in config.log.report_to:

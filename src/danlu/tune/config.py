@@ -13,6 +13,7 @@ from danlu.tune.options.data import DataOptions, EncodeOptions
 from danlu.tune.options.fields import Mapping
 from danlu.tune.options.methods import FreezeOptions, LoraOptions, MethodOptions, PrefixOptions
 from danlu.tune.options.objectives import PreferenceOptions
+from danlu.tune.options.optimizers import GaloreOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
 from danlu.tune.options.task import ModelOptions, TaskOptions
 
@@ -56,6 +57,7 @@ class TrainConfig(Options):
     lora: LoraOptions = LoraOptions()
     preference: PreferenceOptions = PreferenceOptions()
     optimizer: OptimOptions = OptimOptions()
+    galore: GaloreOptions = GaloreOptions()
     compute: ComputeOptions = ComputeOptions()
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()

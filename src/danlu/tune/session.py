@@ -36,6 +36,7 @@ from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
+from danlu.tune.optimizers import builder
 from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
 from danlu.tune.reference_model import reference_key, reference_log_probs
@@ -241,6 +242,7 @@ class Session:
                 callbacks=callbacks,
             )
         trainer.rate_ratio = config.lora.loraplus_lr_ratio
+        trainer.build_optimizer = builder(config)
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)

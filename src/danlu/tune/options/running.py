@@ -41,7 +41,7 @@ class OptimOptions(Options):
     lr_scheduler_kwargs: Mapping = option({}, "arguments of the scheduler")
     warmup_ratio: Share = option(0.0, "share of the steps with rising learning rate")
     warmup_steps: float = option(0, "steps with rising learning rate, overrides warmup_ratio; below 1 a share", ge=0)
-    optim: str = option("adamw_torch_fused", "optimizer name of transformers")
+    optim: str = option("adamw_torch_fused", "optimizer: a name of transformers, or muon")
     weight_decay: float = option(0.0, "weight decay", ge=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them", ge=0)
 
