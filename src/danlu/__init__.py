@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from danlu.verbs.demo import demo
     from danlu.verbs.evaluate import evaluate, predict
     from danlu.verbs.export import export
+    from danlu.verbs.rewards import score
     from danlu.verbs.train import train
 
-__all__ = ["__version__", "chat", "demo", "evaluate", "export", "predict", "train"]
+__all__ = ["__version__", "chat", "demo", "evaluate", "export", "predict", "score", "train"]
 
 _VERBS = {
     "chat": "danlu.verbs.chat",
@@ -26,6 +27,7 @@ _VERBS = {
     "evaluate": "danlu.verbs.evaluate",
     "export": "danlu.verbs.export",
     "predict": "danlu.verbs.evaluate",
+    "score": "danlu.verbs.rewards",
     "train": "danlu.verbs.train",
 }
 

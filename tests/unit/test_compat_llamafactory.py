@@ -243,10 +243,22 @@ def test_every_refused_key_is_named_at_once(file):
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("stage", ["pt", "rm", "ppo", "dpo", "kto"])
-def test_later_stages_say_what_to_do_now(file, stage):
-    with pytest.raises(ConfigError, match=r"0\.2\. With 0\.1 train on .*stage=sft"):
-        resolve_train([file(TYPICAL.replace("stage: sft", f"stage: {stage}"))])
+@pytest.mark.parametrize("stage", ["pt", "rm", "dpo", "kto"])
+def test_stages_have_their_own_names(file, stage):
+    config = resolve_train([file(TYPICAL.replace("stage: sft", f"stage: {stage}"))]).config
+    assert (config.task.stage, config.preference.pref_beta) == (stage, 0.1)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "orpo", "simpo"])
+def test_a_preference_loss_is_a_stage(file, loss):
+    text = TYPICAL.replace("stage: sft", "stage: dpo") + f"pref_loss: {loss}\n"
+    assert resolve_train([file(text)]).config.task.stage == loss
+
+
+def test_a_dropped_preference_loss_is_refused(file):
+    text = TYPICAL.replace("stage: sft", "stage: dpo") + "pref_loss: kto_pair\n"
+    with pytest.raises(ConfigError, match=r"kto_pair is refused.*stage=kto"):
+        resolve_train([file(text)])
 
 
 def test_files_of_the_rewrite_and_of_accelerate_are_recognised(file):

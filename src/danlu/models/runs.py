@@ -24,6 +24,7 @@ class TrainedModel:
         tokenizer: where the tokenizer is.
         method: the method of the run, if it is one.
         run: the run directory, None for a plain model.
+        stage: what the run learnt.
     """
 
     model: str
@@ -31,6 +32,7 @@ class TrainedModel:
     tokenizer: str
     method: str | None = None
     run: Path | None = None
+    stage: str | None = None
 
     def load(
         self, *, dtype: DataType = "auto", device: str | None = None, attention: str | None = None
@@ -80,17 +82,17 @@ def open_run(path: str | Path) -> TrainedModel:
     if not folder.is_dir():
         raise RunError("there is no such run directory", where=str(folder))
     manifest = _manifest(folder)
-    method = manifest.get("method") or None
+    method, stage = manifest.get("method") or None, manifest.get("stage") or None
     if (folder / "config.json").is_file() and has_weights(folder):
         own = has_tokenizer(folder)
         tokenizer = str(folder) if own else _base(manifest, folder)
-        return TrainedModel(str(folder), (), tokenizer, method, folder)
+        return TrainedModel(str(folder), (), tokenizer, method, folder, stage)
     if not (folder / "adapter_config.json").is_file():
         raise _nothing_trained(folder)
     base = _base(manifest, folder)
     tokenizer = str(folder) if has_tokenizer(folder) else base
     below = tuple(str(item) for item in manifest.get("merged", ()))
-    return TrainedModel(base, (*below, str(folder)), tokenizer, method, folder)
+    return TrainedModel(base, (*below, str(folder)), tokenizer, method, folder, stage)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from danlu.core.console import warn
 from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.tune.config import TrainConfig
+from danlu.tune.matrix import ONLINE, STAGES, check_combination
+from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.optimizers import check_optimizer
 
 TRACKERS = {
@@ -38,8 +40,10 @@ def check(config: TrainConfig) -> None:
         raise UsageError("there is nothing to do", hint="Set do_train, do_eval or do_predict.")
     if task.do_train and not config.data.dataset:
         raise UsageError("no dataset is named", hint="Set dataset; `danlu data list` shows known names.")
+    check_combination(config.method.finetuning_type, task.stage)
     _check_evaluation(config)
     _check_encoding(config)
+    _check_stage(config)
     _check_adapters(config)
 
 
@@ -83,7 +87,8 @@ def _check_evaluation(config: TrainConfig) -> None:
         if log.early_stopping_steps:
             raise UsageError("early_stopping_steps needs eval_strategy", hint="Set it to steps or epoch.")
     metric = (log.metric_for_best_model or "loss").removeprefix("eval_")
-    if not metric.endswith("loss") and not config.task.predict_with_generate:
+    told = metric.endswith(("loss", *STAGES[config.task.stage].metrics))
+    if not told and not config.task.predict_with_generate:
         raise UsageError(
             f"{metric} is measured only when answers are generated",
             where="metric_for_best_model",
@@ -95,6 +100,46 @@ def _check_evaluation(config: TrainConfig) -> None:
             where=f"save_strategy {config.output.save_strategy}, eval_strategy {log.eval_strategy}",
             hint="Give both the same value.",
         )
+
+
+def _check_stage(config: TrainConfig) -> None:
+    stage, encode = config.task.stage, config.encode
+    if config.task.predict_with_generate and stage not in ("sft", "pt"):
+        raise UsageError(
+            f"stage {stage} is measured by its own numbers, not by generated answers",
+            where="predict_with_generate",
+            hint="Leave it out; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer.",
+        )
+    idle = [name for name in ("train_on_prompt", "mask_history") if getattr(encode, name)]
+    if stage != "sft" and idle:
+        warn(f"{' and '.join(idle)} has no effect in stage {stage}")
+    if stage in ONLINE:
+        _check_online(config)
+    if stage == "kto" and config.optimizer.per_device_train_batch_size == 1:
+        warn("kto estimates the KL term over a batch: per_device_train_batch_size=1 makes it the number of one answer")
+
+
+def _check_online(config: TrainConfig) -> None:
+    stage, rollout = config.task.stage, config.rollout
+    if not config.task.do_train:
+        return
+    if not (rollout.reward_model or rollout.reward_funcs or rollout.reward_url):
+        raise UsageError(
+            f"stage {stage} needs something that says how good an answer is",
+            where="reward_model, reward_funcs, reward_url",
+            hint="Set reward_model=DIR (a run of stage rm), reward_funcs=NAME or file.py:function, or reward_url.",
+        )
+    if len(rollout.reward_weights) not in (0, len(rollout.reward_funcs)):
+        raise UsageError(
+            f"reward_weights has {len(rollout.reward_weights)} weights for {len(rollout.reward_funcs)} reward_funcs",
+            hint="Give one weight to each of them.",
+        )
+    if config.encode.packing:
+        raise UsageError(
+            f"packing has nothing to fill in stage {stage}: answers already stand beside their prompt",
+            hint="Leave packing out.",
+        )
+    RolloutPlan.of(config, prompts=1)
 
 
 def _check_encoding(config: TrainConfig) -> None:

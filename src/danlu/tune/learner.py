@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.models.attention import PACKED, register
+from danlu.models.value_head import ValueHead, hidden_width
 from danlu.tune.batches import Batch
 from danlu.tune.boundary import BoundaryCache, upper_half
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import summed_cross_entropy, token_log_probs
 from danlu.tune.objectives import OBJECTIVES, needs
 from danlu.tune.tally import Tally
-from danlu.tune.value_head import ValueHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,9 @@ class Learner(nn.Module):
         self.abilities, self.cache = abilities, cache
         self.config = model.config
         self.tally = Tally()
-        self.value_head = ValueHead(_width(model)).to(model.device) if "value_head" in needs(self.objective) else None
+        self.value_head = (
+            ValueHead(hidden_width(model)).to(model.device) if "value_head" in needs(self.objective) else None
+        )
 
     def forward(self, **batch: Tensor) -> Tensor:
         """The summed loss of a batch under the objective, a scalar."""
@@ -209,10 +211,6 @@ def as_rows(batch: Batch) -> Rows:
     ids = torch.zeros(mask.shape, dtype=flat.dtype, device=device)
     ids[mask.to(device)] = flat[torch.cat(places).to(device)]
     return Rows(ids, mask.long().to(device), row.to(device), place.to(device))
-
-
-def _width(model: Any) -> int:
-    return int(model.config.get_text_config().hidden_size)
 
 
 def examine(model: Any) -> Abilities:

@@ -16,6 +16,8 @@ from typing import Any
 from danlu.core.errors import UsageError
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
+from danlu.tune.matrix import ONLINE
+from danlu.tune.online.plan import RolloutPlan, keeps_first_weights
 from danlu.tune.optimizers import state_bytes
 
 GIB = 2**30
@@ -165,6 +167,8 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
     tables = shape.tables if config.method.finetuning_type == "full" else 0
     gradients = trainable * master_bytes
     state = state_bytes(config, trainable, hidden=shape.hidden, tables=tables, weight_bytes=master_bytes)
+    if keeps_first_weights(config):
+        state += trainable * master_bytes
     per_layer = load.tokens * (8 * shape.hidden + 4 * shape.intermediate) * load.activation_bytes
     if load.explicit_attention:
         per_layer += load.tokens * load.longest * shape.heads * load.activation_bytes
@@ -215,6 +219,9 @@ def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:
     options = config.optimizer
     if options.max_steps > 0:
         return options.max_steps
+    if config.task.stage in ONLINE:
+        rollouts = RolloutPlan.of(config, units, processes)
+        return math.ceil(options.num_train_epochs * rollouts.rollouts_per_epoch * rollouts.steps_per_rollout)
     batches = math.ceil(math.ceil(units / options.per_device_train_batch_size) / processes)
     per_epoch = max(math.ceil(batches / options.gradient_accumulation_steps), 1)
     return math.ceil(options.num_train_epochs * per_epoch)
@@ -273,6 +280,8 @@ def _load(config: TrainConfig, longest: int, checkpointing: bool) -> Load:
     import torch
 
     half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
+    if config.task.stage in ONLINE:
+        longest += config.generate.max_new_tokens
     length = config.encode.cutoff_len if config.encode.packing else longest
     return Load(
         tokens=length * config.optimizer.per_device_train_batch_size,

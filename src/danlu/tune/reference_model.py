@@ -76,7 +76,7 @@ def reference_log_probs(
             return found
     order = np.argsort(-store.lengths, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    own = [(batch, _computed(learner, store, batch, precision)) for batch in _told(batches[rank[0] :: rank[1]])]
+    own = [(batch, log_probs_of(learner, store, batch, precision)) for batch in _told(batches[rank[0] :: rank[1]])]
     result = np.zeros((len(store), store.width - 1), dtype=np.float32)
     for batch, values in (pair for pairs in share([own]) for pair in pairs):
         result[batch] = values
@@ -94,9 +94,10 @@ def _told(batches: list[NDArray[np.int64]]) -> Any:
 
 
 @torch.no_grad()
-def _computed(
+def log_probs_of(
     learner: Learner, store: TokenStore, members: NDArray[np.int64], precision: AbstractContextManager[Any]
 ) -> NDArray[np.float32]:
+    """Log-probability of every answer of some items under the model as it is now, (members, answers)."""
     was_training = learner.training
     learner.eval()
     device = next(learner.parameters()).device

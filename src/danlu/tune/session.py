@@ -36,6 +36,7 @@ from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
+from danlu.tune.online.wiring import Rollouts, make_experience
 from danlu.tune.optimizers import builder
 from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
@@ -57,6 +58,7 @@ class Session:
     Attributes:
         evaluation: named rows to measure on the way; "" reports plain ``eval_loss``.
         measure: generation metrics at each evaluation, or None.
+        rollouts: samples and rewards, for objectives that learn from the model's own answers.
     """
 
     def __init__(self, config: TrainConfig, run: RunDirectory, folder: Path, tokenizer: Any, store: TokenStore) -> None:
@@ -64,6 +66,7 @@ class Session:
         self.tokenizer, self.store = tokenizer, store
         self.evaluation: Mapping[str, TokenStore] = {}
         self.measure: Measure | None = None
+        self.rollouts: Rollouts | None = None
 
     def plan(self, members: NDArray[np.int64]) -> Plan:
         """Count steps and memory; say them; refuse what cannot work. No weights are loaded.
@@ -111,6 +114,7 @@ class Session:
         learner, tuned = self._learner(members)
         trainer = self._trainer(learner, tuned, members, held_out, plan)
         self._reference(trainer)
+        self._feed(trainer, members)
         recorder = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Recorder))
         stop = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StopOnRequest))
         note(f"ready after {time.monotonic() - started:.1f} s")
@@ -181,6 +185,18 @@ class Session:
                 share=_from_everybody,
             )
         learner.prefix = prefix
+
+    def _feed(self, trainer: DanluTrainer, members: NDArray[np.int64]) -> None:
+        """Let objectives that learn from the model's own answers make their batches."""
+        if self.rollouts is None:
+            return
+        trainer.feed = experience = make_experience(
+            trainer, self.config, self.rollouts, self.store, members, self.run_directory.path
+        )
+        held_out = [(data.store, data.members.tolist()) for data in trainer.evaluations.values()]
+        if held_out:
+            trainer.measure = lambda _: experience.evaluate(*held_out[0])
+            trainer.evaluations = {}
 
     def _boundary_cache(self, tuned: Tuned, members: NDArray[np.int64]) -> BoundaryCache | None:
         """Hidden states below the trained layers are worth keeping when there is a second epoch to use them."""
@@ -256,7 +272,8 @@ class Session:
         config, output = self.config, self.run_directory.path
         if config.output.file_style == "et":  # that tool wrote five numbers
             metrics = {key: value for key, value in metrics.items() if key != "total_flos"}
-        write_results(output, "train", metrics)
+        if not (config.output.file_style == "et" and config.task.stage == "ppo"):  # where it wrote none
+            write_results(output, "train", metrics)
         write_finetuning_args(output, config)
         if config.output.file_style == "et":
             write_training_args(output, config)
@@ -265,7 +282,8 @@ class Session:
         )
         note(metrics_block("train", metrics))
         if config.output.plot_loss:
-            plot_curves(output, history, ("loss", "eval_loss"), tell=note)
+            online = ("reward",) if self.rollouts is not None else ()
+            plot_curves(output, history, ("loss", "eval_loss", *online), tell=note)
 
 
 def _from_everybody(own: list[Any]) -> list[Any]:

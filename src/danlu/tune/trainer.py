@@ -19,6 +19,7 @@ from danlu.core.files import write_json
 from danlu.tune.batches import Batch, Sequences, training_batches
 from danlu.tune.callbacks import stop_if_nonsense
 from danlu.tune.checkpoints import PROGRESS, Progress, own_attention, whole_or_absent
+from danlu.tune.feed import Feed
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.methods.low_rank import raise_rates
@@ -46,6 +47,7 @@ class DanluTrainer(Trainer):
     Attributes:
         rate_ratio: learning rate of LoRA's B over that of A (LoRA+), or None.
         build_optimizer: makes the optimizer where transformers does not, or None.
+        feed: makes the batches while it trains, for online objectives; None reads them from ``train``.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class DanluTrainer(Trainer):
         self.on_checkpoint = on_checkpoint
         self.rate_ratio: float | None = None
         self.build_optimizer: Build | None = None
+        self.feed: Feed | None = None
         some = next(iter(evaluations.values()), None)  # which one does not matter: evaluate() takes them all
         super().__init__(model=learner, train_dataset=train, eval_dataset=some, **arguments)
         self.model_accepts_loss_kwargs = True
@@ -132,7 +135,9 @@ class DanluTrainer(Trainer):
             ) from error
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Packed batches in the order of the seed and the epoch."""
+        """Packed batches in the order of the seed and the epoch; mere numbers where a feed makes the batches."""
+        if self.feed is not None:
+            return DataLoader(range(len(self.feed)), batch_size=None)
         data = self.train_dataset
         batches = training_batches(data.store, data.members, self._train_batch_size, self.args.seed, self.packing)
         return self.accelerator.prepare(self._loader(data, batches))
@@ -146,6 +151,13 @@ class DanluTrainer(Trainer):
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Batch], Any]:
+        """The batches of one optimizer step, and what its loss is divided by."""
+        found = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
+        if self.feed is not None:
+            found = list(self.feed.batches(self.state.global_step, len(found)))
+        return found, self._get_num_items_in_batch(found, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
         count = torch.tensor(sum(map(self.model.objective.count, batch_samples)), device=device)
@@ -284,6 +296,8 @@ class DanluTrainer(Trainer):
             self.save_model(str(folder), _internal_call=True)
             if not self.args.save_only_model:
                 self._save_optimizer_and_scheduler(str(folder))
+        if self.feed is not None:
+            self.feed.save(folder)
         if not self.args.save_only_model:
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
@@ -332,6 +346,8 @@ class DanluTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.resumed_from = Path(resume_from_checkpoint)
         self._load_trained(self.resumed_from)
+        if self.feed is not None:
+            self.feed.load(self.resumed_from)
 
     def _load_trained(self, folder: Path) -> None:
         self.method.load(self.tuned, folder)

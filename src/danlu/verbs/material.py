@@ -31,6 +31,9 @@ class Text:
 
 def open_text(tokenizer: Any, config: TrainConfig, stop_ids: Iterable[int] = ()) -> Text:
     """The template of a tokenizer under a configuration; a named one is written into the tokenizer."""
+    if config.task.stage == "pt" and not tokenizer.chat_template and not config.encode.template:
+        plain, _ = choose_template(tokenizer, "plain")  # text needs no turns; nothing is written into the tokenizer
+        return Text(tokenizer, Template(tokenizer, source=plain, stop_ids=stop_ids))
     source, remark = choose_template(tokenizer, config.encode.template)
     if remark:
         note(remark)

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danlu.tune.batches import Batch
-from danlu.tune.objectives.pairs import METRICS, answers, build, count, tell
+from danlu.tune.objectives.pairs import answers, build, count, tell
 
 if TYPE_CHECKING:
     from danlu.tune.learner import Learner
 
-__all__ = ["METRICS", "NEEDS", "build", "count", "loss"]
+__all__ = ["NEEDS", "build", "count", "loss"]
 
 NEEDS = frozenset({"reference"})
 BETA = 0.1

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from danlu.tune.batches import Batch
-from danlu.tune.objectives.pairs import METRICS, Answers, answers, build, count, tell
+from danlu.tune.objectives.pairs import Answers, answers, build, count, tell
 
 if TYPE_CHECKING:
     from danlu.tune.learner import Learner
 
-__all__ = ["METRICS", "NEEDS", "build", "count", "loss"]
+__all__ = ["NEEDS", "build", "count", "loss"]
 
 NEEDS = frozenset({"reference"})
 BETA = 0.1

@@ -13,10 +13,9 @@ from danlu.tune.objectives.pairs import answers, build, count
 if TYPE_CHECKING:
     from danlu.tune.learner import Learner
 
-__all__ = ["METRICS", "NEEDS", "build", "count", "loss"]
+__all__ = ["NEEDS", "build", "count", "loss"]
 
 NEEDS = frozenset({"reference"})
-METRICS = ("accuracy", "reward_chosen", "reward_rejected", "kl")
 BETA = 0.1
 
 

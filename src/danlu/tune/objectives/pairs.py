@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answers", "answers", "build", "count", "tell"]
 
-METRICS = ("accuracy", "margin", "reward_chosen", "reward_rejected", "logps_chosen", "logps_rejected")
-"""What :func:`tell` gathers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Answers:

@@ -14,10 +14,9 @@ from danlu.tune.objectives.pairs import build, count
 if TYPE_CHECKING:
     from danlu.tune.learner import Learner
 
-__all__ = ["METRICS", "NEEDS", "build", "count", "loss"]
+__all__ = ["NEEDS", "build", "count", "loss"]
 
 NEEDS = frozenset({"value_head"})
-METRICS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
 
 def loss(learner: Learner, batch: Batch) -> Tensor:

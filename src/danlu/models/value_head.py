@@ -63,6 +63,11 @@ class ValueHead(nn.Module):
         self.load_state_dict(state)
 
 
+def hidden_width(model: Any) -> int:
+    """How many numbers a hidden state of a model has."""
+    return int(model.config.get_text_config().hidden_size)
+
+
 def read_head(folder: Path) -> dict[str, Tensor] | None:
     """The weights of a value head under the names ``summary.weight`` and ``summary.bias``; None if there is none."""
     from safetensors.torch import load_file
