@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
@@ -130,7 +131,7 @@ def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
 
     given = () if config.model.create_new_adapter else config.model.adapter_name_or_path
     if given:
-        return _adapter_parameters(Path(given[-1]).expanduser())
+        return _adapter_parameters(follow(Path(given[-1]).expanduser()))
     plain = _changed(_changed(config, "lora", pissa_init=False), "model", adapter_name_or_path=())
     with torch.device("meta"), quiet():
         tuned = METHODS[config.method.finetuning_type].apply(_without_weights(shape.model), plain)

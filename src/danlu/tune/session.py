@@ -117,6 +117,7 @@ class Session:
         self._feed(trainer, members)
         recorder = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Recorder))
         stop = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StopOnRequest))
+        stop.after(config.output.max_minutes, started)
         note(f"ready after {time.monotonic() - started:.1f} s")
         try:
             with quiet():
@@ -128,7 +129,7 @@ class Session:
                 learner.cache.close()
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
             raise RunError(
-                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} as you asked; it is saved",
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} {stop.reason}; it is saved",
                 where=str(output),
                 hint="Start the same command again to go on.",
             )

@@ -18,7 +18,7 @@ from danlu.core.errors import ConfigError, UsageError, did_you_mean
 from danlu.core.files import write_json
 from danlu.tune.batches import Batch, Sequences, training_batches
 from danlu.tune.callbacks import stop_if_nonsense
-from danlu.tune.checkpoints import PROGRESS, Progress, own_attention, whole_or_absent
+from danlu.tune.checkpoints import PROGRESS, Progress, name_checkpoints, own_attention, whole_or_absent
 from danlu.tune.feed import Feed
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
@@ -288,6 +288,7 @@ class DanluTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+            name_checkpoints(run, final, self.state.best_model_checkpoint)
 
     def _write_checkpoint(self, folder: Path) -> None:
         folder.mkdir(parents=True)

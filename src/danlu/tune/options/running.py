@@ -93,6 +93,7 @@ class OutputOptions(Options):
     save_steps: float = option(500, "every so many steps; below 1 a share of all steps", gt=0)
     save_total_limit: Count | None = option(None, "how many checkpoints are kept")
     save_only_model: bool = option(False, "checkpoints without optimizer state (they cannot be resumed)")
+    max_minutes: float | None = option(None, "stop and save after so many minutes; the same command goes on", gt=0)
     plot_loss: bool = option(False, "draw training_loss.png")
     file_style: FileStyle = option(
         "danlu", "whose file formats to write: danlu, et (ChatGLM-Efficient-Tuning), llamafactory"
