@@ -46,6 +46,7 @@ LEFT_BEHIND_PATTERNS = (
     "training_*.png",
     "*_results.json",
     "*_predictions.jsonl",
+    "runs/*/events.out.tfevents.*",
 )
 """Files that are removed when a run is started again in its folder."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -172,6 +174,16 @@ def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
         where=str(folder),
         hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last}",
     )
+
+
+def name_in_tensorboard(callbacks: Iterable[Any], folder: Path, name: str) -> None:
+    """Let tensorboard's files go to ``runs/<name>``, which it shows as the run's name, also when it goes on.
+
+    By themselves they go to a folder named for the time and the machine. ``TENSORBOARD_LOGGING_DIR`` still wins.
+    """
+    for callback in callbacks:
+        if hasattr(callback, "tb_writer") and callback.logging_dir is None:
+            callback.logging_dir = str(folder / "runs" / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "run"))
 
 
 def _plain(value: Any) -> Any:

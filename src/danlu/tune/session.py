@@ -30,7 +30,7 @@ from danlu.tune.artefacts import (
 )
 from danlu.tune.batches import Sequences, pack_groups, training_batches
 from danlu.tune.boundary import BoundaryCache, split_dtype
-from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest
+from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
@@ -260,6 +260,7 @@ class Session:
             )
         trainer.rate_ratio = config.lora.loraplus_lr_ratio
         trainer.build_optimizer = builder(config)
+        name_in_tensorboard(trainer.callback_handler.callbacks, output, config.log.run_name or output.resolve().name)
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)
