@@ -359,3 +359,34 @@ def test_an_optimizer_without_its_package_is_named(
     monkeypatch.setattr("transformers.Trainer.create_optimizer", missing)
     with pytest.raises(ConfigError, match="optim: this optimizer cannot be used: You need to install `bits`"):
         tune(model, data, tmp_path / "run")
+
+
+def test_activations_have_nowhere_to_go_without_a_gpu(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danlu.tune.arguments._accelerated", lambda: False)
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        with pytest.raises(ConfigError, match=f"trainer.{name}: .*no GPU whose memory"):
+            tune(model, data, tmp_path / "run", max_steps=1, trainer={name: {"offload": True}})
+
+
+def test_how_activations_are_recomputed_changes_no_loss(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import PreTrainedModel
+
+    asked: list[dict[str, Any]] = []
+    own = PreTrainedModel._activation_checkpointing_enable
+
+    def enable(self: Any, *args: Any, **named: Any) -> None:
+        asked.append(dict(zip(("kwargs", "every_n_layers", "offload"), args)) | named)
+        own(self, *args, **named)
+
+    monkeypatch.setattr(PreTrainedModel, "_activation_checkpointing_enable", enable)
+    plain = tune(model, data, tmp_path / "plain", max_steps=2)
+    assert not asked
+    kwargs = {"every_n_layers": 2}
+    options = {"gradient_checkpointing": True, "trainer": {"activation_checkpointing_kwargs": kwargs}}
+    other = tune(model, data, tmp_path / "other", max_steps=2, **options)
+    assert [call | kwargs for call in asked] == asked != []
+    assert losses(other) == pytest.approx(losses(plain), rel=1e-6)

@@ -40,6 +40,12 @@ def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, c
                 hint=did_you_mean(name, known),
             )
         values[name] = value
+        if name.endswith("checkpointing_kwargs") and dict(value or {}).get("offload") and not _accelerated():
+            raise ConfigError(
+                "there is no GPU whose memory activations could leave",
+                where=f"trainer.{name}",
+                hint="Leave offload out; gradient_checkpointing=true alone saves memory here.",
+            )
     try:
         with quiet():
             return TrainingArguments(**values)
