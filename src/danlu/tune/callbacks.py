@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -82,10 +84,23 @@ class Recorder(TrainerCallback):
 
 
 class StopOnRequest(TrainerCallback):
-    """Ctrl-C once: finish the step, save, and say how to go on. Twice: stop at once."""
+    """Ctrl-C once, or the end of a limit of time: finish the step, save, say how to go on. Ctrl-C twice: stop at once.
+
+    Attributes:
+        asked: whether to stop.
+        reason: who asked, for the message.
+    """
+
+    clock = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.interrupted, self.reason = False, False, "as you asked"
+        self.minutes, self.deadline = 0.0, math.inf
+
+    def after(self, minutes: float | None, started: float) -> None:
+        """Stop when so many minutes are over since ``started`` (seconds of ``clock``); None: never."""
+        if minutes is not None:
+            self.minutes, self.deadline = minutes, started + 60 * minutes
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Listen for SIGINT and SIGTERM; only the main thread can."""
@@ -94,13 +109,16 @@ class StopOnRequest(TrainerCallback):
         self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.interrupted:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = self.interrupted = True
         note("stopping after this step and saving; press Ctrl-C again to stop without saving")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop if that was asked."""
+        """Save and stop if that was asked, or if the time is over."""
+        if not self.asked and self.clock() >= self.deadline:
+            self.asked, self.reason = True, f"after max_minutes={self.minutes:g}"
+            note("the time is over: saving and stopping")
         if self.asked and state.global_step < state.max_steps:
             args.save_only_model = False  # without the optimizer there would be no going on
             control.should_save = True
@@ -156,6 +174,16 @@ def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
         where=str(folder),
         hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last}",
     )
+
+
+def name_in_tensorboard(callbacks: Iterable[Any], folder: Path, name: str) -> None:
+    """Let tensorboard's files go to ``runs/<name>``, which it shows as the run's name, also when it goes on.
+
+    By themselves they go to a folder named for the time and the machine. ``TENSORBOARD_LOGGING_DIR`` still wins.
+    """
+    for callback in callbacks:
+        if hasattr(callback, "tb_writer") and callback.logging_dir is None:
+            callback.logging_dir = str(folder / "runs" / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "run"))
 
 
 def _plain(value: Any) -> Any:

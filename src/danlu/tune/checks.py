@@ -10,6 +10,7 @@ from danlu.tune.config import TrainConfig
 from danlu.tune.matrix import ONLINE, STAGES, check_combination
 from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.online.sources import parse_source
+from danlu.tune.optimizers import check_optimizer
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -48,12 +49,13 @@ def check(config: TrainConfig) -> None:
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Look for the packages of ``report_to`` and ``deepspeed`` before anything is loaded.
+    """Look for the packages of ``optim``, ``report_to`` and ``deepspeed`` before anything is loaded.
 
     Raises:
-        UsageError: for a tracker that transformers does not know.
+        UsageError: for an optimizer or tracker that is not known.
         MissingDependency: naming the package.
     """
+    check_optimizer(config)
     if config.compute.deepspeed and not find_spec("deepspeed"):
         raise MissingDependency("deepspeed", "for deepspeed")
     for name in config.log.report_to:

@@ -15,6 +15,7 @@ from danlu.tune.options.data import DataOptions, EncodeOptions
 from danlu.tune.options.fields import Mapping
 from danlu.tune.options.methods import FreezeOptions, LoraOptions, MethodOptions, PrefixOptions
 from danlu.tune.options.objectives import GrpoOptions, PpoOptions, PreferenceOptions, RolloutOptions
+from danlu.tune.options.optimizers import GaloreOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
 from danlu.tune.options.task import ModelOptions, TaskOptions
 
@@ -61,6 +62,7 @@ class TrainConfig(Options):
     ppo: PpoOptions = PpoOptions()
     grpo: GrpoOptions = GrpoOptions()
     optimizer: OptimOptions = OptimOptions()
+    galore: GaloreOptions = GaloreOptions()
     compute: ComputeOptions = ComputeOptions()
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()

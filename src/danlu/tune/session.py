@@ -30,13 +30,14 @@ from danlu.tune.artefacts import (
 )
 from danlu.tune.batches import Sequences, pack_groups, training_batches
 from danlu.tune.boundary import BoundaryCache, split_dtype
-from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest
+from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
 from danlu.tune.online.wiring import Rollouts, make_experience
+from danlu.tune.optimizers import builder
 from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
 from danlu.tune.reference_model import reference_key, reference_log_probs
@@ -116,6 +117,7 @@ class Session:
         self._feed(trainer, members)
         recorder = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Recorder))
         stop = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StopOnRequest))
+        stop.after(config.output.max_minutes, started)
         note(f"ready after {time.monotonic() - started:.1f} s")
         try:
             with quiet():
@@ -127,7 +129,7 @@ class Session:
                 learner.cache.close()
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
             raise RunError(
-                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} as you asked; it is saved",
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} {stop.reason}; it is saved",
                 where=str(output),
                 hint="Start the same command again to go on.",
             )
@@ -257,6 +259,8 @@ class Session:
                 callbacks=callbacks,
             )
         trainer.rate_ratio = config.lora.loraplus_lr_ratio
+        trainer.build_optimizer = builder(config)
+        name_in_tensorboard(trainer.callback_handler.callbacks, output, config.log.run_name or output.resolve().name)
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)

@@ -18,11 +18,12 @@ from danlu.core.errors import ConfigError, UsageError, did_you_mean
 from danlu.core.files import write_json
 from danlu.tune.batches import Batch, Sequences, training_batches
 from danlu.tune.callbacks import stop_if_nonsense
-from danlu.tune.checkpoints import PROGRESS, Progress, own_attention, whole_or_absent
+from danlu.tune.checkpoints import PROGRESS, Progress, name_checkpoints, own_attention, whole_or_absent
 from danlu.tune.feed import Feed
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.methods.low_rank import raise_rates
+from danlu.tune.optimizers import Build, weights_to_use
 from danlu.tune.tally import Tally
 
 Measure = Callable[[Any], Mapping[str, float]]
@@ -45,6 +46,7 @@ class DanluTrainer(Trainer):
 
     Attributes:
         rate_ratio: learning rate of LoRA's B over that of A (LoRA+), or None.
+        build_optimizer: makes the optimizer where transformers does not, or None.
         feed: makes the batches while it trains, for online objectives; None reads them from ``train``.
     """
 
@@ -65,6 +67,7 @@ class DanluTrainer(Trainer):
         self.evaluations, self.packing, self.measure = evaluations, packing, measure
         self.on_checkpoint = on_checkpoint
         self.rate_ratio: float | None = None
+        self.build_optimizer: Build | None = None
         self.feed: Feed | None = None
         some = next(iter(evaluations.values()), None)  # which one does not matter: evaluate() takes them all
         super().__init__(model=learner, train_dataset=train, eval_dataset=some, **arguments)
@@ -99,14 +102,17 @@ class DanluTrainer(Trainer):
         super().log(logs, *args, **named)
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
-        """As transformers makes it, with a rate of its own for B under LoRA+.
+        """As transformers makes it or ``build_optimizer`` does, with a rate of its own for B under LoRA+.
 
         Raises:
             ConfigError: when its package is missing or it refuses its arguments.
         """
+        if self.build_optimizer is not None:
+            model = named.get("model") or next(iter(arguments), None) or self.model
+            self.optimizer = self.build_optimizer(model, self.args, self.get_decay_parameter_names(model))
         try:
             optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **named)
-        except (ImportError, ValueError, TypeError) as error:
+        except (ImportError, ValueError, TypeError, RuntimeError, AssertionError) as error:
             raise ConfigError(f"this optimizer cannot be used: {_first_sentence(error)}", where="optim") from error
         if self.rate_ratio is not None:
             raise_rates(optimizer, self.model, self.rate_ratio)
@@ -182,6 +188,14 @@ class DanluTrainer(Trainer):
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean loss per trained token on each evaluation set, and what ``measure`` adds."""
+        with weights_to_use(self.optimizer):
+            metrics = self._metrics(metric_key_prefix)
+        self._check_metric(metrics)
+        self.log(dict(metrics))
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _metrics(self, metric_key_prefix: str) -> dict[str, float]:
         metrics: dict[str, float] = {}
         whole, gathered = np.zeros(2), Tally()
         for name, data in self.evaluations.items():
@@ -199,9 +213,6 @@ class DanluTrainer(Trainer):
             self.model.eval()
             measured = self.measure(self.tuned)
             metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
-        self._check_metric(metrics)
-        self.log(dict(metrics))
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _check_metric(self, metrics: Mapping[str, float]) -> None:
@@ -277,15 +288,18 @@ class DanluTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+            name_checkpoints(run, final, self.state.best_model_checkpoint)
 
     def _write_checkpoint(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         gathered = self.gathered(self.tally)
-        self.save_model(str(folder), _internal_call=True)
+        with weights_to_use(self.optimizer):
+            self.save_model(str(folder), _internal_call=True)
+            if not self.args.save_only_model:
+                self._save_optimizer_and_scheduler(str(folder))
         if self.feed is not None:
             self.feed.save(folder)
         if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
         if self.args.should_save:
@@ -314,7 +328,8 @@ class DanluTrainer(Trainer):
         run = Path(self.args.output_dir)
         work = run / ".saving-final"
         with whole_or_absent(work, "the trained model"):
-            self.save_model(str(work))
+            with weights_to_use(self.optimizer):
+                self.save_model(str(work))
             for file in sorted(work.iterdir()) if work.exists() else ():
                 file.replace(run / file.name)
         shutil.rmtree(work, ignore_errors=True)
@@ -346,6 +361,8 @@ class DanluTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
+            if callable(getattr(self.optimizer, "eval", None)):
+                self.optimizer.eval()  # the checkpoint has the weights to use, so they must not be changed again
             self._load_trained(Path(self.state.best_model_checkpoint))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from danlu.core import run as runs
+from danlu.core.checkpoints import follow
 from danlu.core.config import build, read_yaml
 from danlu.core.console import note
 from danlu.core.errors import RunError
@@ -138,11 +139,11 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     started = time.monotonic()
     check_packages(config)
     resume = config.output.resume_from_checkpoint
-    named = isinstance(resume, str)
-    if named and not is_whole(Path(str(resume))):
+    named = follow(Path(resume).expanduser()) if isinstance(resume, str) else None
+    if named and not is_whole(named):
         raise RunError(
             "this is no checkpoint that training can go on from",
-            where=str(resume),
+            where=str(named),
             hint="A checkpoint holds trainer_state.json and optimizer.pt.",
         )
     run = runs.prepare(
@@ -150,7 +151,7 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
         config,
         overwrite=config.output.overwrite_output_dir,
         free=FREE_ON_RESUME,
-        insist=named,
+        insist=named is not None,
     )
     material = gather(config)
     manifest = _manifest(config, material, command)
@@ -160,7 +161,7 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     store = material.rows.store
     members, _ = split_members(store, config.data.val_size, config.compute.seed)
     run.write_row_keys(int(key) for key in store.keys[np.unique(store.rows[members])])
-    checkpoint = Path(str(resume)) if named else latest_checkpoint(run)
+    checkpoint = named or latest_checkpoint(run)
     if checkpoint:
         note(f"resuming from {checkpoint}")
     session = Session(config, run, material.folder, material.text.tokenizer, material.rows.store)
@@ -223,6 +224,6 @@ def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -
         eval_data=data_records(evaluation),
         row_keys=runs.ROW_KEYS,
         config_sha256=runs.config_sha256(config),
-        parents=tuple(config.model.adapter_name_or_path),
+        parents=tuple(str(follow(Path(name))) for name in config.model.adapter_name_or_path),
         merged=adapters if config.model.create_new_adapter else adapters[:-1],
     )
