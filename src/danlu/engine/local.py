@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from danlu.core.console import warn
 from danlu.data.schema import Conversation
 from danlu.engine.beams import beam_search
-from danlu.engine.decoding import Row, decode_rows
+from danlu.engine.decoding import Row, decode_rows, evaluating
 from danlu.engine.protocol import GREEDY, Completion, GenerationOptions, Renderer, Request
 from danlu.engine.text import TextStream, cut_at_stop, decode
 from danlu.models.prefix import split_prefix
@@ -95,7 +94,7 @@ class LocalEngine:
             yield from (completion.text for completion in self._answer([row]))
             return
         text = TextStream(self.tokenizer, options.stop)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for _ in decode_rows(self.model, [row], stop_ids=self._stop_ids, pad=self._pad):
                 token = row.tokens[-1]
                 piece = "" if token in self._stop_ids else text.push(token)
@@ -106,7 +105,7 @@ class LocalEngine:
             yield rest
 
     def _answer(self, batch: list[Row]) -> Iterator[Completion]:
-        with _evaluating(self.model):
+        with evaluating(self.model):
             if batch[0].options.num_beams > 1:
                 beam_search(self.model, batch, stop_ids=self._stop_ids, pad=self._pad)
                 yield from map(self._completion, batch)
@@ -164,15 +163,3 @@ def _together(row: Row) -> tuple[int, float, int]:
     """Rows that may share a batch: any that do not search beams, else those that search alike."""
     options = row.options
     return (1, 1.0, 0) if options.num_beams == 1 else (options.num_beams, options.repetition_penalty, row.limit)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode inside, afterwards as it was: a model may be asked in the midst of training."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
