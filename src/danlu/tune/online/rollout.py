@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from danlu.core.errors import UsageError
 from danlu.engine.decoding import Row, decode_rows, evaluating
 from danlu.engine.protocol import GenerationOptions
@@ -20,9 +18,9 @@ ROWS = 64
 """Most rows that are answered together."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Rollout:
-    """One answer, and what is found out about it afterwards.
+    """One answer of the model.
 
     Attributes:
         prompt: number of its prompt among those of the step.
@@ -30,10 +28,6 @@ class Rollout:
         prompt_ids: what the model was given.
         answer_ids: what it generated, at least one token, with the token that ended it.
         finished: whether the model ended the answer; otherwise it reached the longest length.
-        reward: what it is worth.
-        log_p: log-probability of each answer token under the model that generated it (t).
-        reference: the same under the reference (t).
-        values: what the value head expected before each token (t).
     """
 
     prompt: int
@@ -41,10 +35,6 @@ class Rollout:
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
     finished: bool
-    reward: float | None = None
-    log_p: Tensor | None = None
-    reference: Tensor | None = None
-    values: Tensor | None = None
 
     def text_ids(self, stop_ids: frozenset[int]) -> tuple[int, ...]:
         """The answer without the token that ended it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,23 +16,18 @@ from danlu.core.console import note
 from danlu.data.branching import answer_of, prompt_of
 from danlu.data.schema import Row, row_key
 from danlu.data.tokens import TokenStore
-from danlu.engine.decoding import Row as EngineRow
-from danlu.engine.decoding import decode_rows
 from danlu.engine.protocol import GenerationOptions
 from danlu.engine.text import decode
 from danlu.models.prefix import PrefixModel
 from danlu.tune.config import TrainConfig
 from danlu.tune.initial import InitialWeights
-from danlu.tune.online.experience import Answer, Ask, Experience, Surroundings
+from danlu.tune.online.experience import Ask, Experience, Surroundings
 from danlu.tune.online.plan import RolloutPlan, keeps_first_weights
 from danlu.tune.online.rewards import Rewards
+from danlu.tune.online.rollout import Rollout, Sampler
 from danlu.tune.online.samples import Sample
 
-TOKENS = 32_768
-"""Most tokens, prompts and longest answers, that are answered together."""
-
 if TYPE_CHECKING:
-    from danlu.tune.learner import Learner
     from danlu.tune.trainer import DanluTrainer
 
 
@@ -52,15 +47,14 @@ class Rollouts:
     tokenizer: Any
     stop_ids: frozenset[int]
 
-    def sample_of(self, store: TokenStore, item: int, answer: Answer) -> Sample:
+    def sample_of(self, store: TokenStore, item: int, answer: Rollout) -> Sample:
         """An answer as rewards see it."""
         row = self.rows[str(store.folder)][int(store.rows[item])]
-        ids = answer.ids[:-1] if answer.finished and answer.ids[-1] in self.stop_ids else answer.ids
         return Sample(
             prompt=prompt_of(row),
-            answer=decode(self.tokenizer, ids),
+            answer=decode(self.tokenizer, answer.text_ids(self.stop_ids)),
             reference=answer_of(row),
-            tokens=len(answer.ids),
+            tokens=len(answer.answer_ids),
             finished=answer.finished,
             key=row_key(row),
         )
@@ -99,7 +93,7 @@ def make_experience(
 
 def asking(trainer: DanluTrainer, config: TrainConfig, rollouts: Rollouts) -> Ask:
     """Has the model of a trainer answer, as it is at that moment."""
-    rollout = config.rollout
+    rollout, learner = config.rollout, trainer.model
     options = GenerationOptions(
         do_sample=True,
         temperature=rollout.rollout_temperature,
@@ -108,37 +102,21 @@ def asking(trainer: DanluTrainer, config: TrainConfig, rollouts: Rollouts) -> As
         max_new_tokens=config.generate.max_new_tokens,
         seed=config.compute.seed,
     )
-    pad = rollouts.tokenizer.pad_token_id or 0
+    text = learner.model.config.get_text_config()
+    sampler = Sampler(
+        options,
+        rollouts.stop_ids,
+        rollouts.tokenizer.pad_token_id or 0,
+        getattr(text, "max_position_embeddings", None),
+    )
 
-    def ask(prompts: Sequence[Sequence[int]], count: int, keys: Sequence[str]) -> list[list[Answer]]:
-        learner: Learner = trainer.model
+    def ask(prompts: Sequence[Sequence[int]], count: int, step: int, numbers: Sequence[int]) -> list[list[Rollout]]:
         model = learner.model if learner.prefix is None else PrefixModel(learner.model, learner.prefix)
-        groups = [
-            [EngineRow(f"{key}:{number}", list(prompt), options, options.max_new_tokens) for number in range(count)]
-            for key, prompt in zip(keys, prompts)
-        ]
-        was_training = learner.training
-        learner.eval()
         with trainer.compute_loss_context_manager():
-            for rows in _in_batches(groups):
-                for _ in decode_rows(model, rows, stop_ids=rollouts.stop_ids, pad=pad):
-                    pass
-        learner.train(was_training)
-        return [[Answer(tuple(row.tokens), row.finished == "stop") for row in rows] for rows in groups]
+            found = sampler.sample(model, prompts, count, step=step, numbers=numbers)
+        return [found[start : start + count] for start in range(0, len(found), count)]
 
     return ask
-
-
-def _in_batches(groups: Sequence[list[EngineRow]]) -> Iterator[list[EngineRow]]:
-    """Groups of rows with prompts of similar length, answered together."""
-    batch: list[EngineRow] = []
-    for rows in sorted(groups, key=lambda rows: -len(rows[0].ids)):
-        longest = max(len(row.ids) + row.limit for row in (*batch, *rows))
-        if batch and (len(batch) + len(rows)) * longest > TOKENS:
-            yield batch
-            batch = []
-        batch += rows
-    yield batch
 
 
 def silence_dropout(learner: nn.Module) -> int:
