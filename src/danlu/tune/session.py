@@ -33,9 +33,11 @@ from danlu.tune.boundary import BoundaryCache, split_dtype
 from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
+from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
+from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.online.wiring import Rollouts, make_experience
 from danlu.tune.optimizers import builder
 from danlu.tune.plots import plot_curves
@@ -89,6 +91,14 @@ class Session:
             f"trained ({share:.2f} %), about {plan.memory / GIB:.1f} of {plan.free / GIB:.1f} GiB free memory"
             + (", activations recomputed" if plan.checkpointing else "")
         )
+        if self.config.task.stage in ONLINE:
+            options = self.config.optimizer
+            alone = options.per_device_train_batch_size * options.gradient_accumulation_steps
+            rollouts = RolloutPlan.of(self.config, units, plan.batch // alone)
+            note(
+                f"rollouts: {rollouts.asked} prompts with {rollouts.group} answers each, up to "
+                f"{self.config.generate.max_new_tokens} tokens long, for every {rollouts.steps_per_rollout} steps"
+            )
         return plan
 
     def run(self, checkpoint: Path | None, *, data: Sequence[str], started: float) -> dict[str, float]:
@@ -233,7 +243,7 @@ class Session:
             evaluations.setdefault("", Sequences(self.store, held_out))
         if config.log.eval_strategy != "no" and not evaluations:
             raise DataError("there are no rows to evaluate on", hint="Set eval_dataset or val_size.")
-        tokens_per_step = plan.tokens / max(plan.sequences, 1) * plan.batch
+        tokens_per_step = None if self.rollouts else plan.tokens / max(plan.sequences, 1) * plan.batch
         callbacks = [
             Recorder(output, config.output.file_style, tokens_per_step),
             StopOnNonsense(),
