@@ -73,7 +73,7 @@ class _Batch:
         self.cache: Any = None
         size = 0
         if prefix is not None:
-            self.cache = prefix.past_key_values(len(rows), self.model.dtype)
+            self.cache = prefix.past_key_values(self.model, len(rows), self.model.dtype)
             size = prefix.shape.length
         self.mask = torch.cat([mask.new_ones(len(rows), size), mask], dim=1)
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, size:]

@@ -43,7 +43,7 @@ class Learner(nn.Module):
         self,
         model: Any,
         abilities: Abilities,
-        prefix: nn.Module | None = None,
+        prefix: Any = None,
         cache: BoundaryCache | None = None,
         objective: str = "sft",
     ) -> None:
@@ -121,7 +121,7 @@ class Learner(nn.Module):
             "attention_mask": torch.zeros(1, 1, 1, 1, device=bounds.device),
         }
         if self.prefix is not None:
-            options["prefix"] = self.prefix()
+            options["prefix"] = self.prefix.keys_and_values(self.model)
         return options
 
 
