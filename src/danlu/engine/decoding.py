@@ -80,7 +80,7 @@ class _Batch:
         self.cache: Any = None
         size = 0
         if prefix is not None:
-            self.cache = prefix.past_key_values(len(prompts), self.model.dtype)
+            self.cache = prefix.past_key_values(self.model, len(prompts), self.model.dtype)
             size = prefix.shape.length
         self.mask = torch.cat([mask.new_ones(len(prompts), size), mask], dim=1)
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, size:]

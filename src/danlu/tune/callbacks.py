@@ -19,6 +19,7 @@ from danlu.core.errors import RunError
 from danlu.core.events import EventLog
 from danlu.core.run import RunDirectory
 from danlu.tune.artefacts import append_log, log_values
+from danlu.tune.methods import Tuned, call
 from danlu.tune.options.running import FileStyle
 
 
@@ -208,3 +209,18 @@ def _keep_until(path: Path, step: int, key: str) -> None:
         if step and entry.get(key, 0) <= step and not closing:
             kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")
+
+
+class MethodHooks(TrainerCallback):
+    """Calls what a method wants to do at the beginning and after each step; see :mod:`danlu.tune.methods`."""
+
+    def __init__(self, method: Any, tuned: Tuned) -> None:
+        self.method, self.tuned = method, tuned
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The number of steps is known now."""
+        call(self.method, "begin", self.tuned, state.max_steps)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The weights have moved, the gradients are still there."""
+        call(self.method, "after_step", self.tuned, state.global_step + 1)

@@ -21,6 +21,7 @@ from danlu.core.run import RunDirectory
 from danlu.data.tokens import TokenStore
 from danlu.models.loading import check_architecture, load_model, pick_device
 from danlu.models.memory import keep_freed_memory
+from danlu.models.quantize import Quantization
 from danlu.models.quiet import quiet
 from danlu.tune.arguments import training_arguments
 from danlu.tune.artefacts import (
@@ -159,6 +160,7 @@ class Session:
                 dtype=dtype,  # type: ignore[arg-type]
                 attention=_attention(config),
                 device=pick_device(),
+                quantization=_quantization(config),
             )
         model.name_or_path = model.config._name_or_path = config.model.model_name_or_path
         abilities = examine(model)
@@ -171,7 +173,10 @@ class Session:
             speed_up_norms(model)
         tuned = METHODS[config.method.finetuning_type].apply(model, config)
         if tuned.prefix is not None and not abilities.packed:
-            raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
+            raise RunError(
+                f"{config.method.finetuning_type} needs packed attention, which this model's code does not allow",
+                hint="Leave flash_attn out, or use another method, for instance finetuning_type=lora.",
+            )
         cache = self._boundary_cache(tuned, members)
         return Learner(tuned.model, abilities, tuned.prefix, cache, config), tuned
 
@@ -313,6 +318,13 @@ def _for_this_machine(config: TrainConfig) -> TrainConfig:
         return config
     note("fp16 needs a GPU; this run uses bf16 instead")
     return config.model_copy(update={"compute": config.compute.model_copy(update={"fp16": False, "bf16": True})})
+
+
+def _quantization(config: TrainConfig) -> Quantization | None:
+    options = config.quant
+    if options.quantization_bit is None:
+        return None
+    return Quantization(options.quantization_bit, options.quantization_type, options.double_quantization)
 
 
 def _attention(config: TrainConfig) -> str | None:
