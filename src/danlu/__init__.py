@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from danlu.verbs.demo import demo
     from danlu.verbs.evaluate import evaluate, predict
     from danlu.verbs.export import export
+    from danlu.verbs.merge import merge
     from danlu.verbs.train import train
 
-__all__ = ["__version__", "chat", "demo", "evaluate", "export", "predict", "train"]
+__all__ = ["__version__", "chat", "demo", "evaluate", "export", "merge", "predict", "train"]
 
 _VERBS = {
     "chat": "danlu.verbs.chat",
     "demo": "danlu.verbs.demo",
     "evaluate": "danlu.verbs.evaluate",
     "export": "danlu.verbs.export",
+    "merge": "danlu.verbs.merge",
     "predict": "danlu.verbs.evaluate",
     "train": "danlu.verbs.train",
 }
