@@ -33,9 +33,11 @@ from danlu.tune.boundary import BoundaryCache, split_dtype
 from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
+from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
+from danlu.tune.online.plan import check_room
 from danlu.tune.online.wiring import Rollouts, make_experience
 from danlu.tune.optimizers import builder
 from danlu.tune.plots import plot_curves
@@ -82,6 +84,8 @@ class Session:
         if self.config.encode.packing:
             units = len(pack_groups(lengths, self.config.encode.cutoff_len))
         model_config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        if self.config.task.stage in ONLINE:
+            check_room(self.config, int(lengths.max()), getattr(model_config, "max_position_embeddings", None))
         plan = make_plan(self.config, read_shape(model_config), self.store.report, units, int(lengths.max()))
         share = 100 * plan.trainable / plan.parameters
         note(

@@ -25,16 +25,8 @@ from danlu.tune.online.control import KLController, stop_if_exploded
 from danlu.tune.online.moments import Moments
 from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.online.rewards import Rewards
+from danlu.tune.online.rollout import Answer
 from danlu.tune.online.samples import Sample
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer of the model: its token ids, with the token that ended it, and whether one did."""
-
-    ids: tuple[int, ...]
-    finished: bool
-
 
 Ask: TypeAlias = Callable[[Sequence[Sequence[int]], int, Sequence[str]], list[list[Answer]]]
 """(prompts, answers to each, a key for each prompt) → the answers; the keys decide the random numbers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +16,16 @@ from danlu.core.console import note
 from danlu.data.branching import answer_of, prompt_of
 from danlu.data.schema import Row, row_key
 from danlu.data.tokens import TokenStore
-from danlu.engine.decoding import Row as EngineRow
-from danlu.engine.decoding import decode_rows
 from danlu.engine.protocol import GenerationOptions
 from danlu.engine.text import decode
 from danlu.models.prefix import PrefixModel
 from danlu.tune.config import TrainConfig
 from danlu.tune.initial import InitialWeights
-from danlu.tune.online.experience import Answer, Ask, Experience, Surroundings
+from danlu.tune.online.experience import Ask, Experience, Surroundings
 from danlu.tune.online.plan import RolloutPlan, keeps_first_weights
 from danlu.tune.online.rewards import Rewards
+from danlu.tune.online.rollout import Answer, Sampler
 from danlu.tune.online.samples import Sample
-
-TOKENS = 32_768
-"""Most tokens, prompts and longest answers, that are answered together."""
 
 if TYPE_CHECKING:
     from danlu.tune.learner import Learner
@@ -108,37 +104,15 @@ def asking(trainer: DanluTrainer, config: TrainConfig, rollouts: Rollouts) -> As
         max_new_tokens=config.generate.max_new_tokens,
         seed=config.compute.seed,
     )
-    pad = rollouts.tokenizer.pad_token_id or 0
+    sampler = Sampler(options, rollouts.stop_ids, pad=rollouts.tokenizer.pad_token_id or 0)
 
     def ask(prompts: Sequence[Sequence[int]], count: int, keys: Sequence[str]) -> list[list[Answer]]:
         learner: Learner = trainer.model
         model = learner.model if learner.prefix is None else PrefixModel(learner.model, learner.prefix)
-        groups = [
-            [EngineRow(f"{key}:{number}", list(prompt), options, options.max_new_tokens) for number in range(count)]
-            for key, prompt in zip(keys, prompts)
-        ]
-        was_training = learner.training
-        learner.eval()
         with trainer.compute_loss_context_manager():
-            for rows in _in_batches(groups):
-                for _ in decode_rows(model, rows, stop_ids=rollouts.stop_ids, pad=pad):
-                    pass
-        learner.train(was_training)
-        return [[Answer(tuple(row.tokens), row.finished == "stop") for row in rows] for rows in groups]
+            return sampler.ask(model, prompts, count, keys)
 
     return ask
-
-
-def _in_batches(groups: Sequence[list[EngineRow]]) -> Iterator[list[EngineRow]]:
-    """Groups of rows with prompts of similar length, answered together."""
-    batch: list[EngineRow] = []
-    for rows in sorted(groups, key=lambda rows: -len(rows[0].ids)):
-        longest = max(len(row.ids) + row.limit for row in (*batch, *rows))
-        if batch and (len(batch) + len(rows)) * longest > TOKENS:
-            yield batch
-            batch = []
-        batch += rows
-    yield batch
 
 
 def silence_dropout(learner: nn.Module) -> int:
