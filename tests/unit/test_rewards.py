@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from danlu.tune.online.builtin_rewards import (
     regex,
 )
 from danlu.tune.online.builtin_rewards import json as json_rule
+from danlu.tune.online.function_reward import OFFERED
 from danlu.tune.online.rewards import REWARDS, Rewards, open_reward, open_rewards
 from danlu.tune.online.samples import RewardError, Sample
 from danlu.tune.online.sources import parse_source, split_sources
@@ -126,6 +128,16 @@ def test_every_rule_can_be_opened() -> None:
     for name in REWARDS:
         reward = open_reward(parse_source({name: needed.get(name)}))
         assert reward.score([sample("12", "12")])[0] in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_rule_and_its_arguments_are_documented(language: str, root: Path) -> None:
+    text = (root / "docs" / language / "objectives.md").read_text(encoding="utf-8")
+    for name in REWARDS:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        arguments = line.split("|")[3]
+        assert all(f"`{argument}`" in arguments for argument in signature(REWARDS[name]).parameters), name
+    assert all(f"`{name}`" in text for name in (*OFFERED, "DANLU_REWARD_TOKEN", "retries", "timeout", "batch_size"))
 
 
 @pytest.mark.parametrize(

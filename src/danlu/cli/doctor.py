@@ -161,10 +161,11 @@ def list_plugins(*, as_json: bool = False) -> None:
     from danlu.evaluate.metrics import METRICS
     from danlu.tune.methods import METHODS
     from danlu.tune.objectives import OBJECTIVES
+    from danlu.tune.online.rewards import REWARDS
 
     entries = [
         {"kind": registry.kind, "name": name, "from": registry.target(name)}
-        for registry in (METHODS, OBJECTIVES, METRICS, FORMATS)
+        for registry in (METHODS, OBJECTIVES, REWARDS, METRICS, FORMATS)
         for name in registry
     ]
     if as_json:

@@ -38,7 +38,7 @@ from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
-from danlu.tune.online.plan import RolloutPlan
+from danlu.tune.online.plan import RolloutPlan, check_room
 from danlu.tune.online.wiring import Rollouts, make_experience
 from danlu.tune.optimizers import builder
 from danlu.tune.plots import plot_curves
@@ -85,6 +85,8 @@ class Session:
         if self.config.encode.packing:
             units = len(pack_groups(lengths, self.config.encode.cutoff_len))
         model_config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        if self.config.task.stage in ONLINE:
+            check_room(self.config, int(lengths.max()), getattr(model_config, "max_position_embeddings", None))
         plan = make_plan(self.config, read_shape(model_config), self.store.report, units, int(lengths.max()))
         share = 100 * plan.trainable / plan.parameters
         note(

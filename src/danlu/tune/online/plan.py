@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from danlu.core.console import note
 from danlu.core.errors import UsageError
 from danlu.tune.config import TrainConfig
 
@@ -19,6 +20,33 @@ def keeps_first_weights(config: TrainConfig) -> bool:
     if config.task.stage == "ppo":
         return config.ppo.kl_coef > 0
     return config.task.stage == "grpo" and config.grpo.grpo_beta > 0
+
+
+def check_room(config: TrainConfig, longest: int, context: int | None) -> None:
+    """See whether prompts and answers fit into what the model can read, before anything is loaded.
+
+    Args:
+        config: the run's options.
+        longest: tokens of the longest prompt.
+        context: longest sequence of the model, or None when it does not say.
+
+    Raises:
+        UsageError: when the longest prompt leaves no room for an answer.
+    """
+    if context is None:
+        return
+    room = context - (config.prefix.pre_seq_len if config.method.finetuning_type == "p_tuning_v2" else 0)
+    if longest >= room:
+        raise UsageError(
+            f"the longest prompt has {longest} tokens and leaves no room for an answer: the model takes {room} tokens",
+            where="cutoff_len",
+            hint=f"Set cutoff_len={max(room - config.generate.max_new_tokens, room // 2)}.",
+        )
+    if longest + config.generate.max_new_tokens > room:
+        note(
+            f"answers to the longest prompts end after {room - longest} instead of {config.generate.max_new_tokens} "
+            f"tokens: the model takes {room}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
