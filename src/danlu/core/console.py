@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.theme import Theme
 
+from danlu.core.ranks import is_heard
+
 THEME = Theme({"accent": "#d9694f", "quiet": "dim", "good": "green", "bad": "red"})
 
 out = Console(theme=THEME, highlight=False, emoji=False)
@@ -19,13 +21,15 @@ err = Console(theme=THEME, highlight=False, emoji=False, stderr=True)
 
 
 def note(message: str) -> None:
-    """A line about what is going on."""
-    err.print(message, markup=False, soft_wrap=True)
+    """A line about what is going on; of several processes that train together, the first one says it."""
+    if is_heard():
+        err.print(message, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """A line about something the user may not want."""
-    err.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+    """A line about something the user may not want; said once, as :func:`note`."""
+    if is_heard():
+        err.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from danlu.core.errors import ConfigError, did_you_mean
 from danlu.models.quiet import quiet
 from danlu.tune.config import TrainConfig
+from danlu.tune.parallel.configs import deepspeed_settings
 
 
 def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, checkpointing: bool) -> Any:
@@ -28,6 +29,7 @@ def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, c
 
     values = _values(config, total_steps)
     values |= {"output_dir": str(output), "gradient_checkpointing": checkpointing}
+    values["deepspeed"] = deepspeed_settings(config.parallel)
     if checkpointing:
         values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     known = {field.name for field in fields(TrainingArguments)}
@@ -68,8 +70,9 @@ def _values(config: TrainConfig, total_steps: int) -> dict[str, Any]:
         "seed": compute.seed,
         "dataloader_num_workers": compute.dataloader_num_workers,
         "neftune_noise_alpha": compute.neftune_noise_alpha,
-        "deepspeed": compute.deepspeed,
-        "ddp_timeout": compute.ddp_timeout,
+        "ddp_timeout": config.parallel.ddp_timeout,
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
         "save_strategy": output.save_strategy,
         "save_steps": _steps(output.save_steps),
         "save_total_limit": output.save_total_limit,

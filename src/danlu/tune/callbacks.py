@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from danlu.core.console import ProgressLine, note
 from danlu.core.errors import RunError
 from danlu.core.events import EventLog
+from danlu.core.ranks import ranks
 from danlu.core.run import RunDirectory
 from danlu.tune.artefacts import append_log, log_values
 from danlu.tune.options.running import FileStyle
@@ -38,11 +39,12 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar where the run stands, and drop log lines of steps that will be made again."""
         self.started, self.first_step = time.monotonic(), state.global_step
+        if not state.is_world_process_zero:
+            return
         _keep_until(self.folder / "trainer_log.jsonl", state.global_step, "current_steps")
-        if state.is_world_process_zero:
-            self.line = ProgressLine("training", state.max_steps)
-            self.line.done = state.global_step
-            self.line.__enter__()
+        self.line = ProgressLine("training", state.max_steps)
+        self.line.done = state.global_step
+        self.line.__enter__()
         self.events.write("train_begin", step=state.global_step, steps=state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -67,12 +69,14 @@ class Recorder(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note the checkpoint."""
-        self.events.write("checkpoint", step=state.global_step)
+        if state.is_world_process_zero:
+            self.events.write("checkpoint", step=state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""
         self.close()
-        self.events.write("train_end", step=state.global_step)
+        if state.is_world_process_zero:
+            self.events.write("train_end", step=state.global_step)
 
     def close(self) -> None:
         """Take the bar off the terminal, also after an error."""
@@ -82,10 +86,16 @@ class Recorder(TrainerCallback):
 
 
 class StopOnRequest(TrainerCallback):
-    """Ctrl-C once: finish the step, save, and say how to go on. Twice: stop at once."""
+    """Ctrl-C once: finish the step, save, and say how to go on. Twice: stop at once.
+
+    Attributes:
+        asked: whether this process was asked.
+        agreed: whether all processes have heard of it, which they do together at the beginning of a step.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.agreed = False
+        self.alone = ranks().world == 1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Listen for SIGINT and SIGTERM; only the main thread can."""
@@ -101,14 +111,15 @@ class StopOnRequest(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop if that was asked."""
-        if self.asked and state.global_step < state.max_steps:
+        self.agreed |= self.asked and self.alone
+        if self.agreed and state.global_step < state.max_steps:
             args.save_only_model = False  # without the optimizer there would be no going on
             control.should_save = True
             control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An epoch that was cut short is not measured, logged or saved as if it were whole."""
-        if self.asked and not float(state.epoch or 0.0).is_integer():
+        if self.agreed and not float(state.epoch or 0.0).is_integer():
             control.should_log = control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

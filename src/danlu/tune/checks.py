@@ -49,7 +49,7 @@ def check_packages(config: TrainConfig) -> None:
         UsageError: for a tracker that transformers does not know.
         MissingDependency: naming the package.
     """
-    if config.compute.deepspeed and not find_spec("deepspeed"):
+    if config.parallel.deepspeed and not find_spec("deepspeed"):
         raise MissingDependency("deepspeed", "for deepspeed")
     for name in config.log.report_to:
         if name == "all":

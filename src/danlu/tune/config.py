@@ -12,6 +12,7 @@ from danlu.core.config import Options
 from danlu.tune.options.data import DataOptions, EncodeOptions
 from danlu.tune.options.fields import Mapping
 from danlu.tune.options.methods import FreezeOptions, LoraOptions, MethodOptions, PrefixOptions
+from danlu.tune.options.parallel import ParallelOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
 from danlu.tune.options.task import ModelOptions, TaskOptions
 
@@ -35,8 +36,7 @@ FREE_ON_RESUME = frozenset(
         "compute.disable_gradient_checkpointing",
         "compute.freeze_cache",
         "compute.dataloader_num_workers",
-        "compute.deepspeed",
-        "compute.ddp_timeout",
+        "parallel",
     }
 )
 """Groups and keys that may change when a run is resumed: they do not move the weights."""
@@ -55,6 +55,7 @@ class TrainConfig(Options):
     lora: LoraOptions = LoraOptions()
     optimizer: OptimOptions = OptimOptions()
     compute: ComputeOptions = ComputeOptions()
+    parallel: ParallelOptions = ParallelOptions()
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()
     generate: GenerateOptions = GenerateOptions()

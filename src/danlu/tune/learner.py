@@ -13,6 +13,7 @@ from danlu.models.attention import PACKED, register
 from danlu.tune.boundary import BoundaryCache, upper_half
 from danlu.tune.head import summed_cross_entropy
 from danlu.tune.objectives import OBJECTIVES
+from danlu.tune.parallel.sharding import ShardingPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class Learner(nn.Module):
         prefix: makes trained keys and values (layers, 2, key-value heads, N, d), or None.
         cache: hidden states below the lowest trained layer, kept from the first epoch on, or None.
         objective: what is learnt; see :data:`danlu.tune.objectives.OBJECTIVES`.
+
+    Attributes:
+        sharding: how its weights are to be divided among processes, or None to keep them whole in each.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Learner(nn.Module):
         self.objective = OBJECTIVES[objective]
         self.abilities, self.cache = abilities, cache
         self.config = model.config
+        self.sharding: ShardingPlan | None = None
 
     def forward(self, **batch: Tensor) -> Tensor:
         """The summed loss of a batch under the objective, a scalar."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import UsageError
+from danlu.core.ranks import Ranks
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
 
@@ -67,6 +68,7 @@ class Plan:
         parameters: of the model; ``trainable`` are trained.
         memory: estimated bytes needed; ``free`` are there.
         checkpointing: whether activations are recomputed.
+        processes: that share a step.
     """
 
     sequences: int
@@ -80,6 +82,22 @@ class Plan:
     memory: int
     free: int
     checkpointing: bool
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is trained on.
+
+    Attributes:
+        report: counts of the encoded rows (sequences, tokens, supervised).
+        units: sequences, or packs of them, in one epoch.
+        longest: tokens of the longest sequence.
+    """
+
+    report: dict[str, Any]
+    units: int
+    longest: int
 
 
 def read_shape(model_config: Any) -> Shape:
@@ -202,58 +220,65 @@ def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:
     options = config.optimizer
     if options.max_steps > 0:
         return options.max_steps
-    batches = math.ceil(math.ceil(units / options.per_device_train_batch_size) / processes)
+    batches = math.ceil(units / (options.per_device_train_batch_size * processes))
     per_epoch = max(math.ceil(batches / options.gradient_accumulation_steps), 1)
     return math.ceil(options.num_train_epochs * per_epoch)
 
 
-def make_plan(config: TrainConfig, shape: Shape, report: dict[str, Any], units: int, longest: int) -> Plan:
+def make_plan(
+    config: TrainConfig, shape: Shape, rows: Rows, place: Ranks | None = None, decided: bool | None = None
+) -> Plan:
     """Decide about recomputation and refuse what cannot work.
 
     Args:
         config: the run's options.
         shape: of the model.
-        report: counts of the encoded rows that are trained on (sequences, tokens, supervised).
-        units: sequences, or packs of them, in one epoch.
-        longest: tokens of the longest sequence.
+        rows: that are trained on.
+        place: the processes that take part; one by default. Without GPUs those of a machine share its memory.
+        decided: what was decided before, when the others may already have filled memory; nothing is refused then.
 
     Raises:
         UsageError: when the estimate exceeds the free memory; with the cheapest change that would fit.
     """
-    import torch
-
+    place = place or Ranks()
     trainable = trainable_parameters(shape, config)
-    free = free_memory()
-    wanted = config.compute.gradient_checkpointing
+    free = free_memory() // sharers(place)
+    wanted = config.compute.gradient_checkpointing if decided is None else decided
     prefix_blocks = config.compute.disable_gradient_checkpointing
     choices = [wanted] if wanted is not None else [False] if prefix_blocks else [False, True]
-    processes = (
-        int(getattr(torch.distributed, "get_world_size", lambda: 1)()) if torch.distributed.is_initialized() else 1
-    )
     needed, checkpointing = 0, False
     for checkpointing in choices:
-        needed = memory_needed(shape, trainable, config, _load(config, longest, checkpointing))
-        if needed <= SAFETY * free:
+        needed = memory_needed(shape, trainable, config, _load(config, rows.longest, checkpointing))
+        if needed <= SAFETY * free or decided is not None:
             break
     else:
+        each = " for each process" if place.world > 1 else ""
         raise UsageError(
-            f"this run needs about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free",
-            hint=cheapest_fit(config, shape, longest, free),
+            f"this run needs about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free{each}",
+            hint=cheapest_fit(config, shape, rows.longest, free),
         )
     options = config.optimizer
     return Plan(
-        sequences=report["sequences"],
-        tokens=report["tokens"],
-        supervised=report["supervised"],
-        longest=longest,
-        steps=total_steps(config, units, processes),
-        batch=options.per_device_train_batch_size * options.gradient_accumulation_steps * processes,
+        sequences=rows.report["sequences"],
+        tokens=rows.report["tokens"],
+        supervised=rows.report["supervised"],
+        longest=rows.longest,
+        steps=total_steps(config, rows.units, place.world),
+        batch=options.per_device_train_batch_size * options.gradient_accumulation_steps * place.world,
         parameters=shape.parameters,
         trainable=trainable,
         memory=needed,
         free=free,
         checkpointing=checkpointing,
+        processes=place.world,
     )
+
+
+def sharers(place: Ranks) -> int:
+    """How many processes share the memory that :func:`free_memory` tells."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else place.local_world
 
 
 def _load(config: TrainConfig, longest: int, checkpointing: bool) -> Load:

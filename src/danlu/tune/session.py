@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from danlu.core.console import note
 from danlu.core.errors import DataError, RunError
 from danlu.core.manifest import installed_versions
+from danlu.core.ranks import is_main
 from danlu.core.results import metrics_block, write_results
 from danlu.core.run import RunDirectory
 from danlu.data.tokens import TokenStore
@@ -35,8 +36,10 @@ from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
+from danlu.tune.parallel.sharding import sharding_plan
+from danlu.tune.parallel.start import planned
 from danlu.tune.plots import plot_curves
-from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
+from danlu.tune.preflight import GIB, Plan, Rows, make_plan, read_shape
 from danlu.tune.trainer import DanluTrainer, Measure
 from danlu.tune.weights import frozen_dtype
 
@@ -54,6 +57,8 @@ class Session:
     Attributes:
         evaluation: named rows to measure on the way; "" reports plain ``eval_loss``.
         measure: generation metrics at each evaluation, or None.
+        data: the sources in words, for the model card.
+        decided: whether activations are recomputed, when that was decided and said before; else None.
     """
 
     def __init__(self, config: TrainConfig, run: RunDirectory, folder: Path, tokenizer: Any, store: TokenStore) -> None:
@@ -61,6 +66,13 @@ class Session:
         self.tokenizer, self.store = tokenizer, store
         self.evaluation: Mapping[str, TokenStore] = {}
         self.measure: Measure | None = None
+        self.data: Sequence[str] = ()
+        self.decided: bool | None = None
+
+    def plan_all(self) -> Plan:
+        """The plan for the rows that are trained on."""
+        members, _ = split_members(self.store, self.config.data.val_size, self.config.compute.seed)
+        return self.plan(members)
 
     def plan(self, members: NDArray[np.int64]) -> Plan:
         """Count steps and memory; say them; refuse what cannot work. No weights are loaded.
@@ -76,21 +88,24 @@ class Session:
         if self.config.encode.packing:
             units = len(pack_groups(lengths, self.config.encode.cutoff_len))
         model_config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        plan = make_plan(self.config, read_shape(model_config), self.store.report, units, int(lengths.max()))
+        rows = Rows(self.store.report, units, int(lengths.max()))
+        plan = make_plan(self.config, read_shape(model_config), rows, planned(self.config), self.decided)
+        if self.decided is not None:
+            return plan
         share = 100 * plan.trainable / plan.parameters
         note(
             f"plan: {plan.steps} steps of {plan.batch} sequences, {plan.trainable:,} of {plan.parameters:,} weights "
             f"trained ({share:.2f} %), about {plan.memory / GIB:.1f} of {plan.free / GIB:.1f} GiB free memory"
             + (", activations recomputed" if plan.checkpointing else "")
+            + (f", {plan.processes} processes" if plan.processes > 1 else "")
         )
         return plan
 
-    def run(self, checkpoint: Path | None, *, data: Sequence[str], started: float) -> dict[str, float]:
+    def run(self, checkpoint: Path | None, *, started: float) -> dict[str, float]:
         """Train, or go on from a checkpoint, and write everything a run directory holds.
 
         Args:
             checkpoint: where to go on, or None.
-            data: the sources in words, for the model card.
             started: when the command began (``time.monotonic()``).
 
         Returns:
@@ -102,7 +117,7 @@ class Session:
         members, held_out = split_members(self.store, config.data.val_size, config.compute.seed)
         plan = self.plan(members)
         keep_freed_memory()
-        for half_written in output.glob(".saving-*"):
+        for half_written in output.glob(".saving-*") if is_main() else ():
             shutil.rmtree(half_written, ignore_errors=True)
         set_seed(config.compute.seed)
         learner, tuned = self._learner(members)
@@ -118,17 +133,18 @@ class Session:
             stop.release()
             if learner.cache:
                 learner.cache.close()
-        if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        if stop.agreed and trainer.state.global_step < trainer.state.max_steps:
             raise RunError(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} as you asked; it is saved",
                 where=str(output),
                 hint="Start the same command again to go on.",
             )
+        metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
         with quiet():
             trainer.save_final()
-        trainer.save_state()
-        metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
-        self._finish(metrics, trainer.state.log_history, data)
+        if is_main():
+            trainer.save_state()
+            self._finish(metrics, trainer.state.log_history)
         return metrics
 
     def _learner(self, members: NDArray[np.int64]) -> tuple[Learner, Tuned]:
@@ -139,7 +155,7 @@ class Session:
                 self.folder,
                 dtype=dtype,  # type: ignore[arg-type]
                 attention=_attention(config),
-                device=pick_device(),
+                device="cpu" if config.parallel.fsdp else pick_device(),
             )
         model.name_or_path = model.config._name_or_path = config.model.model_name_or_path
         abilities = examine(model)
@@ -154,13 +170,17 @@ class Session:
         if tuned.prefix is not None and not abilities.packed:
             raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
         cache = self._boundary_cache(tuned, members)
-        return Learner(tuned.model, abilities, tuned.prefix, cache, config.task.stage), tuned
+        learner = Learner(tuned.model, abilities, tuned.prefix, cache, config.task.stage)
+        learner.sharding = sharding_plan(config.parallel)
+        return learner, tuned
 
     def _boundary_cache(self, tuned: Tuned, members: NDArray[np.int64]) -> BoundaryCache | None:
         """Hidden states below the trained layers are worth keeping when there is a second epoch to use them."""
         config, first = self.config, tuned.first_trained
         if first is None or not config.compute.freeze_cache or config.optimizer.num_train_epochs <= 1:
             return None
+        if config.parallel.fsdp or config.parallel.deepspeed:
+            return None  # layers are gathered for all processes together, and each computes other states
         if config.compute.neftune_noise_alpha:
             return None  # the noise on the embeddings is another one in each epoch
         backbone, width = tuned.model.base_model, tuned.model.config.hidden_size
@@ -176,7 +196,7 @@ class Session:
         size = config.optimizer.per_device_train_batch_size
         packing = config.encode.cutoff_len if config.encode.packing else None
         order = training_batches(self.store, members, size, config.compute.seed, packing)
-        batches = [[int(members[place]) for place in batch] for batch in order]
+        batches = [[int(members[place]) for place in share] for shares in order.shares() for share in shares if share]
         return BoundaryCache(self.store, batches, width, first, dtype)
 
     def _trainer(
@@ -223,7 +243,7 @@ class Session:
         step = int(checkpoint.name.rsplit("-", 1)[-1])
         self.run_directory.stamp_checkpoint(checkpoint, step)
 
-    def _finish(self, metrics: dict[str, Any], history: list[dict[str, Any]], data: Sequence[str]) -> None:
+    def _finish(self, metrics: dict[str, Any], history: list[dict[str, Any]]) -> None:
         config, output = self.config, self.run_directory.path
         if config.output.file_style == "et":  # that tool wrote five numbers
             metrics = {key: value for key, value in metrics.items() if key != "total_flos"}
@@ -232,7 +252,7 @@ class Session:
         if config.output.file_style == "et":
             write_training_args(output, config)
         write_model_card(
-            output, config, base_model=config.model.model_name_or_path, data=data, versions=installed_versions()
+            output, config, base_model=config.model.model_name_or_path, data=self.data, versions=installed_versions()
         )
         note(metrics_block("train", metrics))
         if config.output.plot_loss:

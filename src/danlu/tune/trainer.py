@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from danlu.core.console import note
 from danlu.core.errors import ConfigError, UsageError, did_you_mean
 from danlu.core.files import write_json
-from danlu.tune.batches import Batch, Sequences, training_batches
-from danlu.tune.callbacks import stop_if_nonsense
+from danlu.core.ranks import ranks
+from danlu.tune.batches import Batch, Sequences, ShuffledBatches, training_batches
+from danlu.tune.callbacks import StopOnRequest, stop_if_nonsense
 from danlu.tune.checkpoints import PROGRESS, Progress, own_attention, whole_or_absent
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.methods.low_rank import raise_rates
+from danlu.tune.parallel.loading import IDLE, BatchLoader, Collate
+from danlu.tune.parallel.sharding import Sharded, divide_state, whole_state
+from danlu.tune.parallel.states import (
+    RandomStates,
+    gather_random_states,
+    has_random_state,
+    seed_of,
+    write_random_states,
+)
+from danlu.tune.parallel.together import mean_of_all, objects_of_all, sum_of_all
 
 Measure = Callable[[Any], Mapping[str, float]]
 """Generates answers with the model and returns metrics; given by whoever knows how to evaluate."""
@@ -59,8 +72,11 @@ class DanluTrainer(Trainer):
         **arguments: Any,
     ) -> None:
         self.tuned, self.method = tuned, METHODS[method]
+        self.learner, self.objective = learner, learner.objective
         self.evaluations, self.packing, self.measure = evaluations, packing, measure
         self.on_checkpoint = on_checkpoint
+        self.sharding = learner.sharding
+        self.sharded: Sharded | None = None
         self.rate_ratio: float | None = None
         some = next(iter(evaluations.values()), None)  # which one does not matter: evaluate() takes them all
         super().__init__(model=learner, train_dataset=train, eval_dataset=some, **arguments)
@@ -69,6 +85,8 @@ class DanluTrainer(Trainer):
         self._began = time.time()
         self._epoch_over = self._postponed = False
         self.add_callback(Progress(self))
+        found = [item for item in self.callback_handler.callbacks if isinstance(item, StopOnRequest)]
+        self.stop = found[0] if found else StopOnRequest()
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
         """As transformers makes it, with a rate of its own for B under LoRA+.
@@ -76,6 +94,8 @@ class DanluTrainer(Trainer):
         Raises:
             ConfigError: when its package is missing or it refuses its arguments.
         """
+        if self.sharding and self.sharded is None:  # the optimizer must know the parts, not the whole
+            self.sharded = Sharded(self.learner, self.sharding, self.args.device, self.accelerator.autocast)
         try:
             optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **named)
         except (ImportError, ValueError, TypeError) as error:
@@ -83,6 +103,21 @@ class DanluTrainer(Trainer):
         if self.rate_ratio is not None:
             raise_rates(optimizer, self.model, self.rate_ratio)
         return optimizer
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if self.sharding is None:  # else each process takes its part there
+            super()._move_model_to_device(model, device)
+
+    def _wrap_model(self, model: Any, *arguments: Any, **named: Any) -> Any:
+        return self.sharded or super()._wrap_model(model, *arguments, **named)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def create_scheduler(self, *arguments: Any, **named: Any) -> Any:
         """As transformers makes it.
@@ -104,33 +139,35 @@ class DanluTrainer(Trainer):
         """Packed batches in the order of the seed and the epoch."""
         data = self.train_dataset
         batches = training_batches(data.store, data.members, self._train_batch_size, self.args.seed, self.packing)
-        return self.accelerator.prepare(self._loader(data, batches))
+        return self._loader(data, batches)
 
-    def _loader(self, data: Sequences, batches: Any) -> DataLoader[Any]:
-        workers = self.args.dataloader_num_workers
-        return DataLoader(
+    def _loader(self, data: Sequences, batches: ShuffledBatches) -> DataLoader[Any]:
+        # Not accelerator.prepare: it would repeat rows at the end of an epoch so that all processes have as many.
+        return BatchLoader(
             data,
             batch_sampler=batches,
-            collate_fn=_Collate(data, self.model.objective),
-            num_workers=workers,
+            collate_fn=Collate(data, self.objective),
+            num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
-        count = torch.tensor(sum(map(self.model.objective.count, batch_samples)), device=device)
-        if self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum()
-        return count
+        """What the loss of a step is divided by; on the way, all processes agree whether to stop after it."""
+        count = sum(self.objective.count(batch) for batch in batch_samples if IDLE not in batch)
+        total, asked = sum_of_all((count, self.stop.asked), device)
+        self.stop.agreed = asked > 0
+        return torch.tensor(int(total), device=device)
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean loss per trained token of the whole accumulated batch."""
+        idle = inputs.pop(IDLE, None) is not None
         if num_items_in_batch is None:
-            num_items_in_batch = self.model.objective.count(inputs)
+            num_items_in_batch = self.objective.count(inputs)
         loss = model(**inputs) / num_items_in_batch
-        if self.args.world_size > 1:
-            loss = loss * self.args.world_size
+        if self.args.world_size > 1:  # gradients are averaged over the processes, and so is the loss that is logged
+            loss = loss * (0 if idle else self.args.world_size)
         return (loss, None) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Batch) -> int:
@@ -146,14 +183,14 @@ class DanluTrainer(Trainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean loss per trained token on each evaluation set, and what ``measure`` adds."""
         metrics: dict[str, float] = {}
-        whole = np.zeros(2)
+        whole_total = whole_count = 0.0
         for name, data in self.evaluations.items():
             key = f"{metric_key_prefix}_{name}_loss" if name else f"{metric_key_prefix}_loss"
             total, count = self._evaluation_loss(data)
             metrics[key] = total / count
-            whole += total, count
+            whole_total, whole_count = whole_total + total, whole_count + count
         if self.evaluations:
-            metrics[f"{metric_key_prefix}_loss"] = float(whole[0] / whole[1])
+            metrics[f"{metric_key_prefix}_loss"] = whole_total / whole_count
         if self.measure is not None:
             self.model.eval()
             measured = self.measure(self.tuned)
@@ -175,27 +212,26 @@ class DanluTrainer(Trainer):
 
     @torch.no_grad()
     def _evaluation_loss(self, data: Sequences) -> tuple[float, float]:
-        """Summed loss and number of trained tokens."""
-        size = self.args.per_device_eval_batch_size
-        batches = [list(range(start, min(start + size, len(data)))) for start in range(0, len(data), size)]
-        loader = self.accelerator.prepare(self._loader(data, batches))
+        """Summed loss and number of trained tokens, of all processes; each row is counted once."""
+        size, place = self.args.per_device_eval_batch_size, ranks()
+        batches = ShuffledBatches(len(data), size, None, rank=place.rank, processes=place.world)
         learner = (
             self.model_wrapped if self.is_in_train else self.accelerator.prepare_model(self.model, evaluation_mode=True)
         )
-        was_training, cache = learner.training, self.model.cache
+        was_training, cache = learner.training, self.learner.cache
         learner.eval()
-        self.model.cache = None  # evaluation rows have numbers of their own
-        total = torch.zeros(2, dtype=torch.float64)
-        for batch in loader:
+        self.learner.cache = None  # evaluation rows have numbers of their own
+        total = count = 0.0
+        for batch in self._loader(data, batches):
             inputs = self._prepare_inputs(batch)
-            total += torch.tensor(
-                [float(learner(**inputs)), float(self.model.objective.count(inputs))], dtype=torch.float64
-            )
-        if self.args.world_size > 1:
-            total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
+            idle = inputs.pop(IDLE, None) is not None
+            loss = float(learner(**inputs))
+            if not idle:
+                total, count = total + loss, count + self.objective.count(inputs)
         learner.train(was_training)
-        self.model.cache = cache
-        return float(total[0]), float(total[1])
+        self.learner.cache = cache
+        total, count = sum_of_all((total, count), self.args.device)
+        return total, count
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what the method trained, and the tokenizer."""
@@ -213,48 +249,51 @@ class DanluTrainer(Trainer):
         run = Path(self.args.output_dir)
         final = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         work, replaced = run / f".saving-{self.state.global_step}", run / f".saving-over-{self.state.global_step}"
-        stop_if_nonsense(float(self._tr_loss), self.state.global_step, run)
+        gathered = objects_of_all(float(self._tr_loss))
+        stop_if_nonsense(sum(gathered) / len(gathered), self.state.global_step, run)
         self.store_flos()
         if self.state.best_global_step:
             best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if best == final or best.exists() else None
-        with whole_or_absent(work, f"the checkpoint of step {self.state.global_step}"):
-            self._write_checkpoint(work)
-            if self.args.should_save:
+        states = gather_random_states(self._save_rng_state)
+        with self._whole_weights(), self._whole_optimizer():
+            if not self.args.should_save:
+                return
+            with whole_or_absent(work, f"the checkpoint of step {self.state.global_step}"):
+                self._write_checkpoint(work, states, gathered)
                 if final.exists():
                     final.replace(replaced)
                 work.replace(final)
-        if self.args.should_save:
-            shutil.rmtree(replaced, ignore_errors=True)
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        shutil.rmtree(replaced, ignore_errors=True)
+        rotate_checkpoints(
+            output_dir=str(run),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
 
-    def _write_checkpoint(self, folder: Path) -> None:
+    def _write_checkpoint(self, folder: Path, states: RandomStates, gathered: list[float]) -> None:
         folder.mkdir(parents=True)
         self.save_model(str(folder), _internal_call=True)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
-        if self.args.should_save:
-            for callback in (*self.callback_handler.callbacks, self.control):
-                if hasattr(callback, "state") and callable(callback.state):
-                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-            gathered = {
-                "gathered_loss": float(self._tr_loss),
-                "total_loss": self._total_loss_scalar,
-                "last_logged_step": self._globalstep_last_logged,
-                "start_step": self._initial_global_step,
-                "seconds": time.time() - self._began,
-            }
-            write_json(folder / PROGRESS, gathered)
-            if self.on_checkpoint:
-                self.on_checkpoint(folder)
+            write_random_states(folder, states)
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if hasattr(callback, "state") and callable(callback.state):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        progress = {
+            "gathered_loss": sum(gathered) / len(gathered),
+            "gathered_by_process": gathered,
+            "total_loss": self._total_loss_scalar,
+            "last_logged_step": self._globalstep_last_logged,
+            "start_step": self._initial_global_step,
+            "seconds": time.time() - self._began,
+        }
+        write_json(folder / PROGRESS, progress)
+        if self.on_checkpoint:
+            self.on_checkpoint(folder)
 
     def save_final(self) -> None:
         """Write the trained model into the run directory, each file whole or not at all.
@@ -264,11 +303,14 @@ class DanluTrainer(Trainer):
         """
         run = Path(self.args.output_dir)
         work = run / ".saving-final"
-        with whole_or_absent(work, "the trained model"):
-            self.save_model(str(work))
-            for file in sorted(work.iterdir()) if work.exists() else ():
-                file.replace(run / file.name)
-        shutil.rmtree(work, ignore_errors=True)
+        with self._whole_weights():
+            if not self.args.should_save:
+                return
+            with whole_or_absent(work, "the trained model"):
+                self.save_model(str(work))
+                for file in sorted(work.iterdir()) if work.exists() else ():
+                    file.replace(run / file.name)
+            shutil.rmtree(work, ignore_errors=True)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # At the last step of an epoch the loop comes here twice: after the step and after the epoch. A checkpoint
@@ -284,24 +326,47 @@ class DanluTrainer(Trainer):
         self.resumed_from = Path(resume_from_checkpoint)
         self.method.load(self.tuned, self.resumed_from)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.sharded is not None and checkpoint is not None:
+            divide_state(self.optimizer)
+
+    def _whole_weights(self, *, back: bool = False) -> AbstractContextManager[None]:
+        """While they are written, or (in all processes) read and taken back."""
+        if self.sharded is None:
+            return nullcontext()
+        everything = self.tuned.adapter is None and self.tuned.prefix is None
+        return self.sharded.whole(everything=everything, here=back or self.args.should_save, back=back)
+
+    @contextmanager
+    def _whole_optimizer(self) -> Iterator[None]:
+        """While its state is written."""
+        own = self.optimizer
+        if self.sharded is not None and not self.args.save_only_model:
+            state = whole_state(own.state_dict(), here=self.args.should_save)
+            self.optimizer: Any = SimpleNamespace(state_dict=lambda: state)
+        try:
+            yield
+        finally:
+            self.optimizer = own
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # The states of another number of processes fit nobody: what is random is then another, and that is said.
+        if checkpoint is None or has_random_state(Path(checkpoint)):
+            super()._load_rng_state(checkpoint)
+            return
+        note("this checkpoint is of another number of processes: dropout is drawn anew, all else goes on as it was")
+        set_seed(seed_of(self.args.seed, self.state.global_step))
+
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
-        # Speeds are over the whole run, so its time is as well.
+        # Speeds are over the whole run, so its time is as well; the loss is that of all processes.
+        self._tr_loss.fill_(mean_of_all(float(self._tr_loss), self.args.device))
         return super()._finalize_training(trial, num_train_samples, self._began)
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
-            self.method.load(self.tuned, Path(self.state.best_model_checkpoint))
-
-
-class _Collate:
-    """Turns numbers of sequences into a batch; a class so that worker processes can receive it."""
-
-    def __init__(self, data: Sequences, objective: Any) -> None:
-        self.store, self.build = data.store, objective.build
-
-    def __call__(self, members: list[int]) -> Batch:
-        batch: Batch = self.build(self.store, members)
-        return batch
+            with self._whole_weights(back=True):
+                self.method.load(self.tuned, Path(self.state.best_model_checkpoint))
 
 
 def _first_sentence(error: Exception) -> str:
