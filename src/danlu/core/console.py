@@ -47,7 +47,7 @@ class ProgressLine:
         self.label, self.total, self.done = label, total, 0
         self._told = 0
         self._bar: Progress | None = None
-        if err.is_terminal:
+        if err.is_terminal and is_heard():
             self._bar = Progress(
                 TextColumn("[accent]{task.description}"),
                 BarColumn(complete_style="#d9694f", finished_style="#d9694f"),
@@ -72,6 +72,6 @@ class ProgressLine:
         self.done += count
         if self._bar:
             self._bar.update(self._task, completed=self.done, detail=detail)
-        elif self.total and self.done * 10 // self.total > self._told:
+        elif is_heard() and self.total and self.done * 10 // self.total > self._told:
             self._told = self.done * 10 // self.total
             err.print(f"{self.label} {self.done}/{self.total} {detail}".rstrip(), markup=False)

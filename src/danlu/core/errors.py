@@ -24,9 +24,13 @@ class DanluError(Exception):
         what: what is wrong, a sentence without the final full stop.
         where: the place, for instance ``data.jsonl:12:output`` or ``train.yaml:lora_rank``.
         hint: what to do about it, a sentence.
+
+    Attributes:
+        told: whether another process has shown the same error to the user.
     """
 
     exit_code = 1
+    told = False
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what = what.rstrip(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from danlu.core.console import note
 from danlu.core.errors import ConfigError, did_you_mean
 from danlu.models.quiet import quiet
 from danlu.tune.config import TrainConfig
@@ -43,9 +44,14 @@ def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, c
         values[name] = value
     try:
         with quiet():
-            return TrainingArguments(**values)
+            made = TrainingArguments(**values)
+            count = made.n_gpu
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"transformers refuses the training arguments: {error}") from error
+    if count > 1:
+        note(f"one of {count} GPUs is used; nproc={count} uses all")
+        made._n_gpu = 1  # else transformers would copy the model to all of them at each step
+    return made
 
 
 def _values(config: TrainConfig, total_steps: int) -> dict[str, Any]:

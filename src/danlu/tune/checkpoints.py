@@ -64,13 +64,19 @@ class Progress(TrainerCallback):
 
 
 @contextmanager
-def whole_or_absent(work: Path, what: str) -> Iterator[None]:
+def whole_or_absent(work: Path, *, what: str, begun: bool = False) -> Iterator[None]:
     """Write into a folder that is removed if that fails.
+
+    Args:
+        work: the folder.
+        what: is written, in words.
+        begun: whether something is in it already.
 
     Raises:
         RunError: when the disk is full.
     """
-    shutil.rmtree(work, ignore_errors=True)
+    if not begun:
+        shutil.rmtree(work, ignore_errors=True)
     try:
         yield
     except (RunError, OSError, RuntimeError, SafetensorError) as error:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from danlu.core.console import warn
 from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.tune.config import TrainConfig
+from danlu.tune.parallel.configs import divided, sharding_plan
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -40,6 +41,7 @@ def check(config: TrainConfig) -> None:
     _check_evaluation(config)
     _check_encoding(config)
     _check_adapters(config)
+    _check_parallel(config)
 
 
 def check_packages(config: TrainConfig) -> None:
@@ -122,3 +124,19 @@ def _check_adapters(config: TrainConfig) -> None:
             where="adapter_name_or_path",
             hint="Name the earlier run in model_name_or_path.",
         )
+
+
+def _check_parallel(config: TrainConfig) -> None:
+    options = config.parallel
+    sharding_plan(options)
+    weights, _ = divided(options)
+    name = "fsdp" if options.fsdp else "deepspeed"
+    if weights and config.task.predict_with_generate and config.log.eval_strategy != "no":
+        raise UsageError(
+            "answers are not generated during training while the weights are divided among processes",
+            where=f"{name}, predict_with_generate, eval_strategy",
+            hint="Measure the loss on the way, and generate afterwards with do_predict.",
+        )
+    passed = [key for key in ("fsdp", "fsdp_config", "deepspeed", "ddp_timeout") if key in config.trainer]
+    if passed:
+        raise UsageError(f"{passed[0]} has an option of its own", where=f"trainer.{passed[0]}")

@@ -13,7 +13,7 @@ from danlu.models.attention import PACKED, register
 from danlu.tune.boundary import BoundaryCache, upper_half
 from danlu.tune.head import summed_cross_entropy
 from danlu.tune.objectives import OBJECTIVES
-from danlu.tune.parallel.sharding import ShardingPlan
+from danlu.tune.parallel.configs import ShardingPlan
 
 
 @dataclass(frozen=True, slots=True)

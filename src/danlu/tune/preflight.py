@@ -16,6 +16,8 @@ from danlu.core.errors import UsageError
 from danlu.core.ranks import Ranks
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
+from danlu.tune.parallel.configs import divided
+from danlu.tune.parallel.start import planned
 
 GIB = 2**30
 SAFETY = 0.9
@@ -46,6 +48,8 @@ class Load:
         checkpointing: whether activations are recomputed.
         activation_bytes: of one number.
         explicit_attention: whether attention weights are kept (on a CPU).
+        weight_shares: processes among which the weights are divided.
+        state_shares: processes among which the optimizer's state is divided.
     """
 
     tokens: int
@@ -53,6 +57,8 @@ class Load:
     checkpointing: bool
     activation_bytes: int
     explicit_attention: bool
+    weight_shares: int = 1
+    state_shares: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +185,7 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
     else:
         activations = deep * per_layer
     logits = min(CHUNK, load.tokens) * shape.vocabulary * 10
-    return int(weights + state + activations + logits)
+    return int(weights / load.weight_shares + state / load.state_shares + activations + logits)
 
 
 def _layers_with_gradient(shape: Shape, config: TrainConfig) -> int:
@@ -286,12 +292,15 @@ def _load(config: TrainConfig, longest: int, checkpointing: bool) -> Load:
 
     half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
     length = config.encode.cutoff_len if config.encode.packing else longest
+    world, (weights, state) = planned(config).world, divided(config.parallel)
     return Load(
         tokens=length * config.optimizer.per_device_train_batch_size,
         longest=longest,
         checkpointing=checkpointing,
         activation_bytes=2 if half else 4,
         explicit_attention=not torch.cuda.is_available(),
+        weight_shares=world if weights else 1,
+        state_shares=world if state else 1,
     )
 
 

@@ -36,7 +36,7 @@ from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
-from danlu.tune.parallel.sharding import sharding_plan
+from danlu.tune.parallel.configs import sharding_plan
 from danlu.tune.parallel.start import planned
 from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, Rows, make_plan, read_shape

@@ -26,7 +26,7 @@ from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.methods.low_rank import raise_rates
 from danlu.tune.parallel.loading import IDLE, BatchLoader, Collate
-from danlu.tune.parallel.sharding import Sharded, divide_state, whole_state
+from danlu.tune.parallel.sharding import Sharded, divide_state, whole_in_engine, whole_state
 from danlu.tune.parallel.states import (
     RandomStates,
     gather_random_states,
@@ -73,6 +73,7 @@ class DanluTrainer(Trainer):
     ) -> None:
         self.tuned, self.method = tuned, METHODS[method]
         self.learner, self.objective = learner, learner.objective
+        self._parameter_count = sum(parameter.numel() for parameter in learner.parameters())
         self.evaluations, self.packing, self.measure = evaluations, packing, measure
         self.on_checkpoint = on_checkpoint
         self.sharding = learner.sharding
@@ -174,12 +175,6 @@ class DanluTrainer(Trainer):
         """6 × parameters × tokens, the usual estimate."""
         return 6 * self._parameter_count * int(inputs["input_ids"].numel())
 
-    @property
-    def _parameter_count(self) -> int:
-        if not hasattr(self, "_parameters_counted"):
-            self._parameters_counted = sum(p.numel() for p in self.model.parameters())
-        return self._parameters_counted
-
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean loss per trained token on each evaluation set, and what ``measure`` adds."""
         metrics: dict[str, float] = {}
@@ -256,10 +251,14 @@ class DanluTrainer(Trainer):
             best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if best == final or best.exists() else None
         states = gather_random_states(self._save_rng_state)
+        if self.is_deepspeed_enabled and not self.args.save_only_model:
+            self._save_engine(work)
         with self._whole_weights(), self._whole_optimizer():
             if not self.args.should_save:
                 return
-            with whole_or_absent(work, f"the checkpoint of step {self.state.global_step}"):
+            with whole_or_absent(
+                work, begun=self.is_deepspeed_enabled, what=f"the checkpoint of step {self.state.global_step}"
+            ):
                 self._write_checkpoint(work, states, gathered)
                 if final.exists():
                     final.replace(replaced)
@@ -272,11 +271,21 @@ class DanluTrainer(Trainer):
             use_mtime=True,
         )
 
+    def _save_engine(self, folder: Path) -> None:
+        """DeepSpeed's processes each write their own part."""
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        objects_of_all("the folder is there")
+        self._save_optimizer_and_scheduler(str(folder))
+        objects_of_all("the parts are there")
+
     def _write_checkpoint(self, folder: Path, states: RandomStates, gathered: list[float]) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.save_model(str(folder), _internal_call=True)
         if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(folder))
+            if not self.is_deepspeed_enabled:
+                self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             write_random_states(folder, states)
         for callback in (*self.callback_handler.callbacks, self.control):
@@ -306,7 +315,7 @@ class DanluTrainer(Trainer):
         with self._whole_weights():
             if not self.args.should_save:
                 return
-            with whole_or_absent(work, "the trained model"):
+            with whole_or_absent(work, what="the trained model"):
                 self.save_model(str(work))
                 for file in sorted(work.iterdir()) if work.exists() else ():
                     file.replace(run / file.name)
@@ -328,14 +337,18 @@ class DanluTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.sharded is not None and checkpoint is not None:
-            divide_state(self.optimizer)
+        if checkpoint is not None:
+            self.resumed_from = Path(checkpoint)  # DeepSpeed reads the weights by itself
+            if self.sharded is not None:
+                divide_state(self.optimizer)
 
     def _whole_weights(self, *, back: bool = False) -> AbstractContextManager[None]:
         """While they are written, or (in all processes) read and taken back."""
+        everything = self.tuned.adapter is None and self.tuned.prefix is None
+        if self.is_deepspeed_enabled:
+            return whole_in_engine(self.learner, everything=everything)
         if self.sharded is None:
             return nullcontext()
-        everything = self.tuned.adapter is None and self.tuned.prefix is None
         return self.sharded.whole(everything=everything, here=back or self.args.should_save, back=back)
 
     @contextmanager

@@ -9,6 +9,7 @@ from danlu.core.console import note
 from danlu.core.errors import RunError
 from danlu.core.run import RunDirectory, config_sha256
 from danlu.tune.config import TrainConfig
+from danlu.tune.parallel.failure import lost_peer
 from danlu.tune.parallel.launcher import Launch
 from danlu.tune.parallel.meeting import Meeting, host_meeting, join_meeting
 from danlu.tune.parallel.start import Start, planned
@@ -33,6 +34,8 @@ def train_together(config: TrainConfig, folder: Path, command: Sequence[str]) ->
         address = "127.0.0.1" if first else options.master_addr
         failure = Launch(place, start, meeting, address, folder / LOGS).run()
         if failure is not None:
+            if place.machines > 1 and lost_peer(failure.text) and (told := meeting.heard_soon("failed")):
+                raise RunError(told)  # of another machine
             if not failure.known:
                 RunDirectory(folder).events.write("failed", rank=failure.rank, code=failure.code)
             raise failure.error()

@@ -14,7 +14,7 @@ import numpy as np
 from danlu.core import run as runs
 from danlu.core.config import build, read_yaml
 from danlu.core.console import note
-from danlu.core.errors import RunError
+from danlu.core.errors import DanluError, RunError
 from danlu.core.manifest import Manifest, installed_versions, model_record, now, without_secrets
 from danlu.core.ranks import ranks
 from danlu.core.run import RunDirectory
@@ -23,7 +23,7 @@ from danlu.models.runs import adapter_chain
 from danlu.tune.checks import check, check_packages
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 from danlu.tune.parallel.resume import same_batch
-from danlu.tune.parallel.start import Start, planned
+from danlu.tune.parallel.start import Start, needs_launcher, planned
 from danlu.verbs.material import (
     Text,
     data_records,
@@ -62,7 +62,7 @@ def train(
     if options.task.do_train:
         if ranks().world > 1:
             folder = _train_with_others(options, folder, command)
-        elif planned(options).world > 1:
+        elif needs_launcher(options):
             from danlu.verbs.launch import train_together
 
             train_together(options, folder, command)
@@ -230,15 +230,21 @@ def _train_with_others(config: TrainConfig, folder: Path, command: Sequence[str]
     from danlu.tune.parallel.meeting import meeting_of_ranks
 
     meeting, place = meeting_of_ranks(), ranks()
-    if place.rank == 0:
-        start = start_of(begin(*with_place(config, folder), command))
-        meeting.say("start", start.text())
-    if place.local_rank == 0:
-        gather(config, say=False)
-        meeting.say(f"rows/{place.machine}")
-    text, *_ = meeting.wait(["start", *(f"rows/{machine}" for machine in range(place.machines))], what="the rows")
-    start = Start.read(text)
-    train_as_rank(start)
+    try:
+        if place.rank == 0:
+            start = start_of(begin(*with_place(config, folder), command))
+            meeting.say("start", start.text())
+        if place.local_rank == 0:
+            gather(config, say=False)
+            meeting.say(f"rows/{place.machine}")
+        text, *_ = meeting.wait(["start", *(f"rows/{machine}" for machine in range(place.machines))], what="the rows")
+        start = Start.read(text)
+        train_as_rank(start)
+    except DanluError as error:
+        if place.rank == 0:
+            meeting.say("failed", str(error))
+        error.told = not meeting.is_first(f"error/{error}")
+        raise
     return Path(str(start.config.output.output_dir))
 
 
@@ -258,7 +264,8 @@ def with_place(config: TrainConfig, folder: Path) -> tuple[TrainConfig, Path]:
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint has everything that training needs to go on."""
-    return (checkpoint / "trainer_state.json").is_file() and (checkpoint / "optimizer.pt").is_file()
+    states = ("optimizer.pt", "latest")  # of torch, or of DeepSpeed, where each process has its own files
+    return (checkpoint / "trainer_state.json").is_file() and any((checkpoint / name).is_file() for name in states)
 
 
 def latest_checkpoint(run: RunDirectory) -> Path | None:

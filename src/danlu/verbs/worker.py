@@ -22,7 +22,7 @@ def main() -> None:
     share_cores()
     warnings.simplefilter("ignore")
     _follow(int(os.environ.get(OWN_LOG, "0")))
-    from danlu.tune.parallel.failure import leave, lost_peer
+    from danlu.tune.parallel.failure import leave
     from danlu.tune.parallel.start import VARIABLE, Start
     from danlu.verbs.train import train_as_rank
 
@@ -34,9 +34,7 @@ def main() -> None:
         known = isinstance(error, DanluError)
         text = str(explained(error))
         leave(os.environ.get("TORCHELASTIC_ERROR_FILE"), text, known=known)
-        if lost_peer(text):
-            err.print("the connection to another process is lost", markup=False)
-        elif not known:
+        if not known:
             traceback.print_exc()
         elif os.environ.get("RANK") != "0":  # of the first one, the launcher says it
             err.print(f"error: {text}", markup=False, soft_wrap=True)

@@ -13,7 +13,8 @@ from danlu.core.errors import DanluError, RunError
 TAIL = 12
 """Lines of a log that are shown."""
 
-LOST_PEER = ("connection closed by peer", "connection reset by peer", "broken pipe", "remote process exited")
+LOST = "the connection to another process of the training is lost"
+LOST_PEER = (LOST, "connection closed by peer", "connection reset by peer", "broken pipe", "remote process exited")
 """Words in errors of a process that lost another one: it is not the one that failed."""
 
 

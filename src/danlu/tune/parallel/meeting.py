@@ -19,8 +19,8 @@ from danlu.core.ranks import ranks
 PERIOD = 0.1
 """Seconds between two looks at the store."""
 
-LINGER = 3
-"""Seconds for others to hear the last word of the process that holds the store."""
+LINGER = 5
+"""Seconds for others to hear, or to say, a last word."""
 
 PATIENCE = 60
 """Seconds after which waiting is said once more."""
@@ -45,6 +45,13 @@ class Meeting:
         """Tell everybody."""
         self.store.set(f"{self.prefix}/{key}", value)
 
+    def is_first(self, key: str) -> bool:
+        """Whether this is the first process that asks so, among all that still reach the store."""
+        try:
+            return int(self.store.add(f"{self.prefix}/{key}", 1)) == 1
+        except RuntimeError:
+            return True
+
     def heard(self, key: str) -> str | None:
         """What somebody said, or None when nobody has.
 
@@ -66,6 +73,13 @@ class Meeting:
                 time.sleep(LINGER)  # the store goes with the process that holds it
         except (RuntimeError, RunError):
             return
+
+    def heard_soon(self, key: str) -> str | None:
+        """What somebody says within the next seconds, or None."""
+        deadline = time.monotonic() + LINGER
+        while (value := self.heard(key)) is None and time.monotonic() < deadline:
+            time.sleep(PERIOD)
+        return value
 
     def wait(self, keys: Iterable[str], *, what: str) -> list[str]:
         """Wait until somebody has said all of these; or ``failed``.

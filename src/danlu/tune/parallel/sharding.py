@@ -9,77 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from danlu.core.console import note
-from danlu.core.errors import ConfigError, did_you_mean
-from danlu.tune.options.parallel import ParallelOptions
-from danlu.tune.parallel.configs import fsdp_settings
-
-WITHOUT_EFFECT = frozenset(
-    {
-        *("state_dict_type", "cpu_ram_efficient_loading", "use_orig_params", "sync_module_states"),
-        *("forward_prefetch", "backward_prefetch", "backward_prefetch_policy", "limit_all_gathers"),
-        *("auto_wrap_policy", "min_num_params", "sharding_strategy", "xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt"),
-    }
-)
-"""Settings of accelerate and FSDP1 that ask for nothing here: groups are layers, checkpoints are whole."""
-
-KNOWN = (
-    *("version", "reshard_after_forward", "cpu_offload", "offload_params"),
-    *("transformer_layer_cls_to_wrap", "activation_checkpointing"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardingPlan:
-    """How weights are divided.
-
-    Attributes:
-        reshard: give a layer's weights up after its forward pass, and gather them again for the backward pass.
-        offload: keep what is divided in the memory of the CPU.
-        layers: names of the classes that are groups; those of the model's decoder layers when empty.
-    """
-
-    reshard: bool = True
-    offload: bool = False
-    layers: tuple[str, ...] = ()
-
-
-def sharding_plan(options: ParallelOptions) -> ShardingPlan | None:
-    """What the options ask for, or None.
-
-    Raises:
-        ConfigError: for a setting that is unknown, or would have no effect although it should.
-    """
-    settings = fsdp_settings(options)
-    if settings is None:
-        return None
-    for key in settings:
-        if key not in KNOWN and key not in WITHOUT_EFFECT:
-            raise ConfigError(f"FSDP2 has no setting {key!r}", where="fsdp_config", hint=did_you_mean(key, KNOWN))
-    if idle := sorted(WITHOUT_EFFECT & set(settings)):
-        note(f"not needed with FSDP2: {', '.join(idle)}")
-    if _truth(settings.get("activation_checkpointing", False)):
-        raise ConfigError(
-            "activations are recomputed by the model itself",
-            where="fsdp_config:activation_checkpointing",
-            hint="Use gradient_checkpointing=true.",
-        )
-    layers = settings.get("transformer_layer_cls_to_wrap") or ()
-    return ShardingPlan(
-        reshard=_truth(settings.get("reshard_after_forward", True)),
-        offload=_truth(settings.get("cpu_offload", settings.get("offload_params", False))),
-        layers=(layers,) if isinstance(layers, str) else tuple(layers),
-    )
-
-
-def _truth(value: Any) -> bool:
-    return str(value).lower() not in ("false", "0", "no", "none", "")
+from danlu.core.errors import ConfigError
+from danlu.tune.parallel.configs import ShardingPlan
 
 
 class Sharded(nn.Module):
@@ -216,3 +152,15 @@ def divide_state(optimizer: Any) -> None:
         for key, value in values.items():
             if isinstance(value, Tensor) and not isinstance(value, DTensor) and value.shape == parameter.shape:
                 values[key] = _part_of(value, parameter)
+
+
+def whole_in_engine(learner: Any, *, everything: bool) -> Any:
+    """The context in which weights that DeepSpeed divides (ZeRO-3) are whole; all processes must enter."""
+    from deepspeed import zero
+
+    divided = [
+        parameter
+        for parameter in learner.parameters()
+        if hasattr(parameter, "ds_id") and (everything or parameter.requires_grad)
+    ]
+    return zero.GatheredParameters(divided, modifier_rank=None, enabled=bool(divided))

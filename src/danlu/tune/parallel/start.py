@@ -55,3 +55,9 @@ def planned(config: TrainConfig) -> Ranks:
         return place
     local = options.nproc
     return Ranks(0, local * options.nnodes, 0, local, options.node_rank)
+
+
+def needs_launcher(config: TrainConfig) -> bool:
+    """Whether processes must be started: for more than one, and for what works in a process group only."""
+    options = config.parallel
+    return planned(config).world > 1 or bool(options.fsdp or options.deepspeed)

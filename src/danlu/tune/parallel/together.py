@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +13,7 @@ from torch import distributed
 from danlu.core.errors import RunError
 from danlu.core.ranks import ranks
 from danlu.tune.config import TrainConfig
+from danlu.tune.parallel.failure import LOST, lost_peer
 
 LONGEST = 30 * 24 * 3600
 """Old files say 180000000 seconds, which is more than torch can count in nanoseconds of some platforms."""
@@ -49,7 +49,7 @@ def process_group(config: TrainConfig) -> Iterator[None]:
     """Connect the processes: through gloo, or nccl where each has a GPU of its own.
 
     Raises:
-        RunError: when there are fewer GPUs than processes.
+        RunError: when there are fewer GPUs than processes, or another process is gone.
     """
     place = ranks()
     gpu = torch.cuda.is_available()
@@ -66,9 +66,11 @@ def process_group(config: TrainConfig) -> Iterator[None]:
     )
     try:
         yield
-    finally:
-        if sys.exc_info()[0] is None:  # after an error the others may be gone, and this would wait for them
-            distributed.destroy_process_group()
+    except RuntimeError as error:
+        if not lost_peer(str(error)):
+            raise
+        raise RunError(LOST, hint="Its own message or log says why.") from error
+    distributed.destroy_process_group()  # not after an error: others may be gone, and this would wait for them
 
 
 def _several() -> bool:
