@@ -67,7 +67,7 @@ def data(tmp_path: Path) -> Path:
 def test_killed_then_interrupted_then_finished(tiny_models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     model, run = tiny_models["llama"], tmp_path / "run"
     launcher = start(model, data, run, nproc=2)
-    until(lambda: (run / "checkpoint-4").exists(), launcher)
+    until((run / "checkpoint-4").exists, launcher)
     os.kill(workers_of(launcher.pid)[1], signal.SIGKILL)
     _, told = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
