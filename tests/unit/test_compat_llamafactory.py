@@ -138,7 +138,7 @@ def test_a_typical_file(file):
     assert config.log.report_to == ()
     assert config.log.eval_strategy == "no"
     assert config.compute.bf16 is True
-    assert config.compute.ddp_timeout == 180_000_000
+    assert config.parallel.ddp_timeout == 180_000_000
     assert config.output.resume_from_checkpoint is None
     assert config.encode.template == "llama3"
     assert config.output.file_style == "llamafactory"
@@ -184,18 +184,18 @@ def test_further_arguments_are_handed_on(file):
     assert resolved.config.trainer == {
         "adam_beta1": 0.8,
         "tf32": True,
-        "fsdp": "full_shard auto_wrap",
-        "fsdp_config": {"min_num_params": 5},
         "adam_epsilon": 1e-6,
         "data_seed": 7,
         "torch_compile": True,
     }
+    assert resolved.config.parallel.fsdp == "full_shard auto_wrap"
+    assert resolved.config.parallel.fsdp_config == {"min_num_params": 5}
 
 
 def test_old_fsdp_keys_join_one_mapping(file):
     text = TYPICAL + "fsdp_transformer_layer_cls_to_wrap: Layer\nfsdp_min_num_params: 10\n"
-    trainer = resolve_train([file(text)]).config.trainer
-    assert trainer["fsdp_config"] == {"transformer_layer_cls_to_wrap": ["Layer"], "min_num_params": 10}
+    parallel = resolve_train([file(text)]).config.parallel
+    assert parallel.fsdp_config == {"transformer_layer_cls_to_wrap": ["Layer"], "min_num_params": 10}
 
 
 def test_a_wrong_number_for_transformers_is_named(file):

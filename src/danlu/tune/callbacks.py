@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from danlu.core.console import ProgressLine, note
 from danlu.core.errors import RunError
 from danlu.core.events import EventLog
+from danlu.core.ranks import ranks
 from danlu.core.run import RunDirectory
 from danlu.tune.artefacts import append_log, log_values
 from danlu.tune.methods import Tuned, call
@@ -41,11 +42,12 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar where the run stands, and drop log lines of steps that will be made again."""
         self.started, self.first_step = time.monotonic(), state.global_step
+        if not state.is_world_process_zero:
+            return
         _keep_until(self.folder / "trainer_log.jsonl", state.global_step, "current_steps")
-        if state.is_world_process_zero:
-            self.line = ProgressLine("training", state.max_steps)
-            self.line.done = state.global_step
-            self.line.__enter__()
+        self.line = ProgressLine("training", state.max_steps)
+        self.line.done = state.global_step
+        self.line.__enter__()
         self.events.write("train_begin", step=state.global_step, steps=state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -72,12 +74,14 @@ class Recorder(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note the checkpoint."""
-        self.events.write("checkpoint", step=state.global_step)
+        if state.is_world_process_zero:
+            self.events.write("checkpoint", step=state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""
         self.close()
-        self.events.write("train_end", step=state.global_step)
+        if state.is_world_process_zero:
+            self.events.write("train_end", step=state.global_step)
 
     def close(self) -> None:
         """Take the bar off the terminal, also after an error."""
@@ -90,14 +94,17 @@ class StopOnRequest(TrainerCallback):
     """Ctrl-C once, or the end of a limit of time: finish the step, save, say how to go on. Ctrl-C twice: stop at once.
 
     Attributes:
-        asked: whether to stop.
+        asked: whether this process was asked to stop.
+        agreed: whether all processes have heard of it, which they do together at the beginning of a step.
         reason: who asked, for the message.
     """
 
     clock = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
-        self.asked, self.interrupted, self.reason = False, False, "as you asked"
+        self.asked = self.agreed = self.interrupted = False
+        self.reason = "as you asked"
+        self.alone = ranks().world == 1
         self.minutes, self.deadline = 0.0, math.inf
 
     def after(self, minutes: float | None, started: float) -> None:
@@ -122,14 +129,15 @@ class StopOnRequest(TrainerCallback):
         if not self.asked and self.clock() >= self.deadline:
             self.asked, self.reason = True, f"after max_minutes={self.minutes:g}"
             note("the time is over: saving and stopping")
-        if self.asked and state.global_step < state.max_steps:
+        self.agreed |= self.asked and self.alone
+        if self.agreed and state.global_step < state.max_steps:
             args.save_only_model = False  # without the optimizer there would be no going on
             control.should_save = True
             control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An epoch that was cut short is not measured, logged or saved as if it were whole."""
-        if self.asked and not float(state.epoch or 0.0).is_integer():
+        if self.agreed and not float(state.epoch or 0.0).is_integer():
             control.should_log = control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from danlu.core.checkpoints import BEST, LAST, give_name
 from danlu.core.console import note
 from danlu.core.errors import RunError
 from danlu.core.files import read_json
+from danlu.core.ranks import ranks
+from danlu.tune.parallel.states import seed_of
 
 if TYPE_CHECKING:
     from danlu.tune.trainer import DanluTrainer
@@ -36,6 +38,8 @@ class Progress(TrainerCallback):
         trainer = self.trainer
         trainer._began = time.time()
         if trainer.resumed_from is None:
+            if ranks().rank:  # each process has its own dropout
+                set_seed(seed_of(args.seed, 0))
             return
         for callback in trainer.callback_handler.callbacks:
             known = state.stateful_callbacks.get(type(callback).__name__)
@@ -44,7 +48,8 @@ class Progress(TrainerCallback):
         path = trainer.resumed_from / PROGRESS
         if path.exists():
             saved = read_json(path)
-            trainer._tr_loss += saved["gathered_loss"]
+            each, place = saved.get("gathered_by_process", ()), ranks()
+            trainer._tr_loss += each[place.rank] if len(each) == place.world else saved["gathered_loss"]
             trainer._total_loss_scalar = saved["total_loss"]
             trainer._globalstep_last_logged = saved["last_logged_step"]
             trainer._initial_global_step = saved["start_step"]
@@ -63,13 +68,19 @@ class Progress(TrainerCallback):
 
 
 @contextmanager
-def whole_or_absent(work: Path, what: str) -> Iterator[None]:
+def whole_or_absent(work: Path, *, what: str, begun: bool = False) -> Iterator[None]:
     """Write into a folder that is removed if that fails.
+
+    Args:
+        work: the folder.
+        what: is written, in words.
+        begun: whether something is in it already.
 
     Raises:
         RunError: when the disk is full.
     """
-    shutil.rmtree(work, ignore_errors=True)
+    if not begun:
+        shutil.rmtree(work, ignore_errors=True)
     try:
         yield
     except (RunError, OSError, RuntimeError, SafetensorError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from danlu.tune.methods.given import check_given
 from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.online.sources import parse_source
 from danlu.tune.optimizers import check_optimizer
+from danlu.tune.parallel.configs import divided, sharding_plan
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -51,6 +53,7 @@ def check(config: TrainConfig) -> None:
     _check_encoding(config)
     _check_stage(config)
     _check_adapters(config)
+    _check_parallel(config)
 
 
 def check_packages(config: TrainConfig) -> None:
@@ -61,7 +64,7 @@ def check_packages(config: TrainConfig) -> None:
         MissingDependency: naming the package.
     """
     check_optimizer(config)
-    if config.compute.deepspeed and not find_spec("deepspeed"):
+    if config.parallel.deepspeed and not find_spec("deepspeed"):
         raise MissingDependency("deepspeed", "for deepspeed")
     if config.quant.quantization_bit and not find_spec("bitsandbytes"):
         raise MissingDependency("bitsandbytes", "for quantization_bit")
@@ -209,3 +212,34 @@ def _check_kinds(config: TrainConfig) -> None:
     chain = adapter_chain(config.model.adapter_name_or_path)
     if chain and all((Path(name) / "adapter_config.json").is_file() for name in chain):
         check_given(config, [read_adapter(name) for name in chain])
+
+
+def _check_parallel(config: TrainConfig) -> None:
+    options = config.parallel
+    sharding_plan(options)
+    weights, _ = divided(options)
+    name = "fsdp" if options.fsdp else "deepspeed"
+    if weights and config.task.predict_with_generate and config.log.eval_strategy != "no":
+        raise UsageError(
+            "answers are not generated during training while the weights are divided among processes",
+            where=f"{name}, predict_with_generate, eval_strategy",
+            hint="Measure the loss on the way, and generate afterwards with do_predict.",
+        )
+    passed = [key for key in ("fsdp", "fsdp_config", "deepspeed", "ddp_timeout") if key in config.trainer]
+    if passed:
+        raise UsageError(f"{passed[0]} has an option of its own", where=f"trainer.{passed[0]}")
+
+
+def check_metric(wanted: str | None, metrics: Mapping[str, float]) -> None:
+    """Refuse a metric for the best checkpoint that the evaluation did not measure.
+
+    Raises:
+        UsageError: with the names that it did.
+    """
+    if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+        names = [name.removeprefix("eval_") for name in metrics]
+        raise UsageError(
+            f"the evaluation has no metric {wanted!r}",
+            where="metric_for_best_model",
+            hint=did_you_mean(wanted, names) or f"It has {', '.join(names)}.",
+        )

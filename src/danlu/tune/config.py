@@ -29,6 +29,7 @@ from danlu.tune.options.methods import (
 )
 from danlu.tune.options.objectives import GrpoOptions, PpoOptions, PreferenceOptions, RolloutOptions
 from danlu.tune.options.optimizers import GaloreOptions
+from danlu.tune.options.parallel import ParallelOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
 from danlu.tune.options.task import ModelOptions, TaskOptions
 
@@ -52,8 +53,7 @@ FREE_ON_RESUME = frozenset(
         "compute.disable_gradient_checkpointing",
         "compute.freeze_cache",
         "compute.dataloader_num_workers",
-        "compute.deepspeed",
-        "compute.ddp_timeout",
+        "parallel",
     }
 )
 """Groups and keys that may change when a run is resumed: they do not move the weights."""
@@ -85,6 +85,7 @@ class TrainConfig(Options):
     optimizer: OptimOptions = OptimOptions()
     galore: GaloreOptions = GaloreOptions()
     compute: ComputeOptions = ComputeOptions()
+    parallel: ParallelOptions = ParallelOptions()
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()
     generate: GenerateOptions = GenerateOptions()

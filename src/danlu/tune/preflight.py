@@ -15,6 +15,7 @@ from typing import Any
 
 from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
+from danlu.core.ranks import Ranks
 from danlu.models.quantize import Quantization
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
@@ -22,6 +23,8 @@ from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, call, family
 from danlu.tune.online.plan import RolloutPlan, keeps_first_weights
 from danlu.tune.optimizers import state_bytes
+from danlu.tune.parallel.configs import divided
+from danlu.tune.parallel.start import planned
 
 GIB = 2**30
 FROZEN_PARTS = ("vera_A", "vera_B")
@@ -58,6 +61,8 @@ class Load:
         checkpointing: whether activations are recomputed.
         activation_bytes: of one number.
         explicit_attention: whether attention weights are kept (on a CPU).
+        weight_shares: processes among which the weights are divided.
+        state_shares: processes among which the optimizer's state is divided.
     """
 
     tokens: int
@@ -65,6 +70,8 @@ class Load:
     checkpointing: bool
     activation_bytes: int
     explicit_attention: bool
+    weight_shares: int = 1
+    state_shares: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,7 @@ class Plan:
         parameters: of the model; ``trainable`` are trained.
         memory: estimated bytes needed; ``free`` are there.
         checkpointing: whether activations are recomputed.
+        processes: that share a step.
     """
 
     sequences: int
@@ -93,6 +101,22 @@ class Plan:
     memory: int
     free: int
     checkpointing: bool
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is trained on.
+
+    Attributes:
+        report: counts of the encoded rows (sequences, tokens, supervised).
+        units: sequences, or packs of them, in one epoch.
+        longest: tokens of the longest sequence.
+    """
+
+    report: dict[str, Any]
+    units: int
+    longest: int
 
 
 def read_shape(model_config: Any) -> Shape:
@@ -193,7 +217,8 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
     else:
         activations = deep * per_layer
     logits = min(CHUNK, load.tokens) * shape.vocabulary * 10
-    return int(weights + gradients + state + activations + logits)
+    shared = weights / load.weight_shares + (gradients + state) / load.state_shares
+    return int(shared + activations + logits)
 
 
 def _quantized_bytes(config: TrainConfig) -> float:
@@ -243,60 +268,67 @@ def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:
     if config.task.stage in ONLINE:
         rollouts = RolloutPlan.of(config, units, processes)
         return math.ceil(options.num_train_epochs * rollouts.rollouts_per_epoch * rollouts.steps_per_rollout)
-    batches = math.ceil(math.ceil(units / options.per_device_train_batch_size) / processes)
+    batches = math.ceil(units / (options.per_device_train_batch_size * processes))
     per_epoch = max(math.ceil(batches / options.gradient_accumulation_steps), 1)
     return math.ceil(options.num_train_epochs * per_epoch)
 
 
-def make_plan(config: TrainConfig, shape: Shape, report: dict[str, Any], units: int, longest: int) -> Plan:
+def make_plan(
+    config: TrainConfig, shape: Shape, rows: Rows, place: Ranks | None = None, decided: bool | None = None
+) -> Plan:
     """Decide about recomputation and refuse what cannot work.
 
     Args:
         config: the run's options.
         shape: of the model.
-        report: counts of the encoded rows that are trained on (sequences, tokens, supervised).
-        units: sequences, or packs of them, in one epoch.
-        longest: tokens of the longest sequence.
+        rows: that are trained on.
+        place: the processes that take part; one by default. Without GPUs those of a machine share its memory.
+        decided: what was decided before, when the others may already have filled memory; nothing is refused then.
 
     Raises:
         UsageError: when the estimate exceeds the free memory; with the cheapest change that would fit.
     """
-    import torch
-
+    place = place or Ranks()
     trainable = trainable_parameters(shape, config)
-    free = free_memory()
-    wanted = config.compute.gradient_checkpointing
+    free = free_memory() // sharers(place)
+    wanted = config.compute.gradient_checkpointing if decided is None else decided
     prefix_blocks = config.compute.disable_gradient_checkpointing
     choices = [wanted] if wanted is not None else [False] if prefix_blocks else [False, True]
-    processes = (
-        int(getattr(torch.distributed, "get_world_size", lambda: 1)()) if torch.distributed.is_initialized() else 1
-    )
     needed, checkpointing = 0, False
     for checkpointing in choices:
-        needed = memory_needed(shape, trainable, config, _load(config, longest, checkpointing))
-        if needed <= SAFETY * free:
+        needed = memory_needed(shape, trainable, config, _load(config, rows.longest, checkpointing))
+        if needed <= SAFETY * free or decided is not None:
             break
     else:
+        each = " for each process" if place.world > 1 else ""
         raise UsageError(
-            f"this run needs about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free",
-            hint=cheapest_fit(config, shape, longest, free),
+            f"this run needs about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free{each}",
+            hint=cheapest_fit(config, shape, rows.longest, free),
         )
     options = config.optimizer
-    steps = total_steps(config, units, processes)
+    steps = total_steps(config, rows.units, place.world)
     call(METHODS[config.method.finetuning_type], "check", config, steps)
     return Plan(
-        sequences=report["sequences"],
-        tokens=report["tokens"],
-        supervised=report["supervised"],
-        longest=longest,
+        sequences=rows.report["sequences"],
+        tokens=rows.report["tokens"],
+        supervised=rows.report["supervised"],
+        longest=rows.longest,
         steps=steps,
-        batch=options.per_device_train_batch_size * options.gradient_accumulation_steps * processes,
+        batch=options.per_device_train_batch_size * options.gradient_accumulation_steps * place.world,
         parameters=shape.parameters,
         trainable=trainable,
         memory=needed,
         free=free,
         checkpointing=checkpointing,
+        processes=place.world,
     )
+
+
+def sharers(place: Ranks) -> int:
+    """How many processes share the memory that :func:`free_memory` tells."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else place.local_world
 
 
 def _load(config: TrainConfig, longest: int, checkpointing: bool) -> Load:
@@ -306,12 +338,15 @@ def _load(config: TrainConfig, longest: int, checkpointing: bool) -> Load:
     if config.task.stage in ONLINE:
         longest += config.generate.max_new_tokens
     length = config.encode.cutoff_len if config.encode.packing else longest
+    world, (weights, state) = planned(config).world, divided(config.parallel)
     return Load(
         tokens=length * config.optimizer.per_device_train_batch_size,
         longest=longest,
         checkpointing=checkpointing,
         activation_bytes=2 if half else 4,
         explicit_attention=not torch.cuda.is_available(),
+        weight_shares=world if weights else 1,
+        state_shares=world if state else 1,
     )
 
 

@@ -8,7 +8,6 @@ forward pass is made twice.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,7 @@ from danlu.tune.batches import collate
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner
 from danlu.tune.objectives.pairs import answers
-
-Share = Callable[[list[Any]], list[Any]]
-"""Gives every process what all of them have: a list of one entry a process from one's own."""
+from danlu.tune.parallel.together import objects_of_all
 
 
 def reference_key(config: TrainConfig, folder: Path, store: TokenStore) -> str:
@@ -53,7 +50,6 @@ def reference_log_probs(
     batch_size: int,
     precision: AbstractContextManager[Any],
     rank: tuple[int, int] = (0, 1),
-    share: Share = list,
 ) -> NDArray[np.float32]:
     """Log-probability of every answer of a store under the model as it is now.
 
@@ -63,8 +59,7 @@ def reference_log_probs(
         key: from :func:`reference_key`; found again in the cache.
         batch_size: items in one forward pass.
         precision: what training computes in.
-        rank: number of this process and how many there are; each computes a share.
-        share: gathers the shares.
+        rank: number of this process and how many there are; each computes a share, and all get the whole.
 
     Returns:
         (items, 2).
@@ -78,7 +73,7 @@ def reference_log_probs(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own = [(batch, log_probs_of(learner, store, batch, precision)) for batch in _told(batches[rank[0] :: rank[1]])]
     result = np.zeros((len(store), store.width - 1), dtype=np.float32)
-    for batch, values in (pair for pairs in share([own]) for pair in pairs):
+    for batch, values in (pair for pairs in objects_of_all(own) for pair in pairs):
         result[batch] = values
     if rank[0] == 0:
         with replacing(place) as temporary, temporary.open("wb") as stream:

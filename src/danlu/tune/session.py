@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from danlu.core.console import note
 from danlu.core.errors import DataError, RunError
 from danlu.core.manifest import installed_versions
+from danlu.core.ranks import is_main
 from danlu.core.results import metrics_block, write_results
 from danlu.core.run import RunDirectory
 from danlu.data.tokens import TokenStore
@@ -41,8 +42,10 @@ from danlu.tune.objectives import needs
 from danlu.tune.online.plan import RolloutPlan, check_room
 from danlu.tune.online.wiring import Rollouts, make_experience
 from danlu.tune.optimizers import builder
+from danlu.tune.parallel.configs import sharding_plan
+from danlu.tune.parallel.start import planned
 from danlu.tune.plots import plot_curves
-from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
+from danlu.tune.preflight import GIB, Plan, Rows, make_plan, read_shape
 from danlu.tune.reference_model import reference_key, reference_log_probs
 from danlu.tune.trainer import DanluTrainer, Measure
 from danlu.tune.weights import frozen_dtype
@@ -61,7 +64,9 @@ class Session:
     Attributes:
         evaluation: named rows to measure on the way; "" reports plain ``eval_loss``.
         measure: generation metrics at each evaluation, or None.
-        rollouts: samples and rewards, for objectives that learn from the model's own answers.
+        open_rollouts: opens what objectives that learn from the model's own answers need; called when training begins.
+        data: the sources in words, for the model card.
+        decided: whether activations are recomputed, when that was decided and said before; else None.
     """
 
     def __init__(self, config: TrainConfig, run: RunDirectory, folder: Path, tokenizer: Any, store: TokenStore) -> None:
@@ -69,7 +74,14 @@ class Session:
         self.tokenizer, self.store = tokenizer, store
         self.evaluation: Mapping[str, TokenStore] = {}
         self.measure: Measure | None = None
-        self.rollouts: Rollouts | None = None
+        self.open_rollouts: Callable[[], Rollouts] | None = None
+        self.data: Sequence[str] = ()
+        self.decided: bool | None = None
+
+    def plan_all(self) -> Plan:
+        """The plan for the rows that are trained on."""
+        members, _ = split_members(self.store, self.config.data.val_size, self.config.compute.seed)
+        return self.plan(members)
 
     def plan(self, members: NDArray[np.int64]) -> Plan:
         """Count steps and memory; say them; refuse what cannot work. No weights are loaded.
@@ -87,12 +99,16 @@ class Session:
         model_config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         if self.config.task.stage in ONLINE:
             check_room(self.config, int(lengths.max()), getattr(model_config, "max_position_embeddings", None))
-        plan = make_plan(self.config, read_shape(model_config), self.store.report, units, int(lengths.max()))
+        rows = Rows(self.store.report, units, int(lengths.max()))
+        plan = make_plan(self.config, read_shape(model_config), rows, planned(self.config), self.decided)
+        if self.decided is not None:
+            return plan
         share = 100 * plan.trainable / plan.parameters
         note(
             f"plan: {plan.steps} steps of {plan.batch} sequences, {plan.trainable:,} of {plan.parameters:,} weights "
             f"trained ({share:.2f} %), about {plan.memory / GIB:.1f} of {plan.free / GIB:.1f} GiB free memory"
             + (", activations recomputed" if plan.checkpointing else "")
+            + (f", {plan.processes} processes" if plan.processes > 1 else "")
         )
         if self.config.task.stage in ONLINE:
             options = self.config.optimizer
@@ -104,12 +120,11 @@ class Session:
             )
         return plan
 
-    def run(self, checkpoint: Path | None, *, data: Sequence[str], started: float) -> dict[str, float]:
+    def run(self, checkpoint: Path | None, *, started: float) -> dict[str, float]:
         """Train, or go on from a checkpoint, and write everything a run directory holds.
 
         Args:
             checkpoint: where to go on, or None.
-            data: the sources in words, for the model card.
             started: when the command began (``time.monotonic()``).
 
         Returns:
@@ -121,7 +136,7 @@ class Session:
         members, held_out = split_members(self.store, config.data.val_size, config.compute.seed)
         plan = self.plan(members)
         keep_freed_memory()
-        for half_written in output.glob(".saving-*"):
+        for half_written in output.glob(".saving-*") if is_main() else ():
             shutil.rmtree(half_written, ignore_errors=True)
         set_seed(config.compute.seed)
         learner, tuned = self._learner(members)
@@ -140,17 +155,18 @@ class Session:
             stop.release()
             if learner.cache:
                 learner.cache.close()
-        if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        if stop.agreed and trainer.state.global_step < trainer.state.max_steps:
             raise RunError(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} {stop.reason}; it is saved",
                 where=str(output),
                 hint="Start the same command again to go on.",
             )
+        metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
         with quiet():
             trainer.save_final()
-        trainer.save_state()
-        metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
-        self._finish(metrics, trainer.state.log_history, data)
+        if is_main():
+            trainer.save_state()
+            self._finish(metrics, trainer.state.log_history)
         return metrics
 
     def _learner(self, members: NDArray[np.int64]) -> tuple[Learner, Tuned]:
@@ -161,7 +177,7 @@ class Session:
                 self.folder,
                 dtype=dtype,  # type: ignore[arg-type]
                 attention=_attention(config),
-                device=pick_device(),
+                device="cpu" if config.parallel.fsdp else pick_device(),
                 quantization=_quantization(config),
             )
         model.name_or_path = model.config._name_or_path = config.model.model_name_or_path
@@ -180,7 +196,9 @@ class Session:
                 hint="Leave flash_attn out, or use another method, for instance finetuning_type=lora.",
             )
         cache = self._boundary_cache(tuned, members)
-        return Learner(tuned.model, abilities, tuned.prefix, cache, config), tuned
+        learner = Learner(tuned.model, abilities, tuned.prefix, cache, config)
+        learner.sharding = sharding_plan(config.parallel)
+        return learner, tuned
 
     def _reference(self, trainer: DanluTrainer) -> None:
         """Give the rows what the model says of them before training, where the objective compares with that."""
@@ -200,16 +218,15 @@ class Session:
                 batch_size=config.optimizer.per_device_train_batch_size,
                 precision=torch.autocast(device, dtype, enabled=config.compute.bf16 or config.compute.fp16),
                 rank=(args.process_index, args.world_size),
-                share=_from_everybody,
             )
         learner.prefix = prefix
 
     def _feed(self, trainer: DanluTrainer, members: NDArray[np.int64]) -> None:
         """Let objectives that learn from the model's own answers make their batches."""
-        if self.rollouts is None:
+        if self.open_rollouts is None:
             return
         trainer.feed = experience = make_experience(
-            trainer, self.config, self.rollouts, self.store, members, self.run_directory.path
+            trainer, self.config, self.open_rollouts(), self.store, members, self.run_directory.path
         )
         held_out = [(data.store, data.members.tolist()) for data in trainer.evaluations.values()]
         if held_out:
@@ -223,6 +240,8 @@ class Session:
             return None
         if config.task.stage not in ("pt", "sft"):
             return None  # a prompt with several answers is no plain sequence
+        if config.parallel.fsdp or config.parallel.deepspeed:
+            return None  # layers are gathered for all processes together, and each computes other states
         if config.compute.neftune_noise_alpha:
             return None  # the noise on the embeddings is another one in each epoch
         backbone, width = tuned.model.base_model, tuned.model.config.hidden_size
@@ -238,7 +257,7 @@ class Session:
         size = config.optimizer.per_device_train_batch_size
         packing = config.encode.cutoff_len if config.encode.packing else None
         order = training_batches(self.store, members, size, config.compute.seed, packing)
-        batches = [[int(members[place]) for place in batch] for batch in order]
+        batches = [[int(members[place]) for place in share] for shares in order.shares() for share in shares if share]
         return BoundaryCache(self.store, batches, width, first, dtype)
 
     def _trainer(
@@ -250,7 +269,7 @@ class Session:
             evaluations.setdefault("", Sequences(self.store, held_out))
         if config.log.eval_strategy != "no" and not evaluations:
             raise DataError("there are no rows to evaluate on", hint="Set eval_dataset or val_size.")
-        tokens_per_step = None if self.rollouts else plan.tokens / max(plan.sequences, 1) * plan.batch
+        tokens_per_step = None if self.open_rollouts else plan.tokens / max(plan.sequences, 1) * plan.batch
         callbacks = [
             Recorder(output, config.output.file_style, tokens_per_step),
             StopOnNonsense(),
@@ -287,7 +306,7 @@ class Session:
         step = int(checkpoint.name.rsplit("-", 1)[-1])
         self.run_directory.stamp_checkpoint(checkpoint, step)
 
-    def _finish(self, metrics: dict[str, Any], history: list[dict[str, Any]], data: Sequence[str]) -> None:
+    def _finish(self, metrics: dict[str, Any], history: list[dict[str, Any]]) -> None:
         config, output = self.config, self.run_directory.path
         if config.output.file_style == "et":  # that tool wrote five numbers
             metrics = {key: value for key, value in metrics.items() if key != "total_flos"}
@@ -297,21 +316,12 @@ class Session:
         if config.output.file_style == "et":
             write_training_args(output, config)
         write_model_card(
-            output, config, base_model=config.model.model_name_or_path, data=data, versions=installed_versions()
+            output, config, base_model=config.model.model_name_or_path, data=self.data, versions=installed_versions()
         )
         note(metrics_block("train", metrics))
         if config.output.plot_loss:
-            online = ("reward",) if self.rollouts is not None else ()
+            online = ("reward",) if self.open_rollouts is not None else ()
             plot_curves(output, history, ("loss", "eval_loss", *online), tell=note)
-
-
-def _from_everybody(own: list[Any]) -> list[Any]:
-    """What all processes have, in the order of their ranks."""
-    if not torch.distributed.is_initialized():
-        return own
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, own[0])
-    return found
 
 
 def _for_this_machine(config: TrainConfig) -> TrainConfig:

@@ -98,6 +98,10 @@ def _renamed(item: Given, rename: Rename, vocabulary: Vocabulary, result: Transl
     tail = f"; {rename.note}" if rename.note else ""
     result.notes.append(f"{item.key} → {rename.to}{_shown(item.value, value)}{tail}")
     place = item.place if item.key in item.place else f"{item.place}:{item.key}"
+    joined = result.values.get(rename.to)
+    if isinstance(value, Mapping) and isinstance(joined, Mapping):  # single settings of one mapping
+        result.replace(rename.to, {**joined, **value}, place)
+        return
     renamed = Given(rename.to, value, place)
     if rename.to.startswith("trainer."):
         _passed(renamed, vocabulary, result)

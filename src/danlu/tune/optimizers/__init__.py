@@ -77,8 +77,7 @@ def check_optimizer(config: TrainConfig) -> None:
             where="optim",
             hint="Use it with finetuning_type=full or freeze, or leave optim out.",
         )
-    split = [key for key in ("fsdp", "fsdp_config") if config.trainer.get(key)]
-    split += ["deepspeed"] if config.compute.deepspeed else []
+    split = [key for key in ("fsdp", "deepspeed") if getattr(config.parallel, key)]
     if kind.whole and split:
         raise UsageError(
             f"{name} needs whole matrices and {split[0]} splits them",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from danlu.core.config import Options, Words
 from danlu.core.errors import did_you_mean
-from danlu.tune.options.fields import Count, Mapping, Schedule, Share, option, path_or_mapping, text_or_bool, trackers
+from danlu.tune.options.fields import Count, Mapping, Schedule, Share, option, text_or_bool, trackers
 
 SCHEDULERS = (
     "linear",
@@ -67,10 +67,6 @@ class ComputeOptions(Options):
     dataloader_num_workers: int = option(0, "processes that build batches", ge=0)
     preprocessing_num_workers: Count | None = option(None, "threads that tokenise; all cores by default")
     neftune_noise_alpha: float | None = option(None, "noise on the embeddings (NEFTune)")
-    deepspeed: Annotated[str | dict[str, Any] | None, BeforeValidator(path_or_mapping)] = option(
-        None, "DeepSpeed configuration: a file or a mapping"
-    )
-    ddp_timeout: Count = option(1800, "seconds before a silent process group is given up")
 
     @model_validator(mode="after")
     def _one_precision(self) -> ComputeOptions:
