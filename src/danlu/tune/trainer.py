@@ -250,7 +250,7 @@ class DanluTrainer(Trainer):
         if self.state.best_global_step:
             best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if best == final or best.exists() else None
-        states = gather_random_states(self._save_rng_state)
+        states = gather_random_states(self._save_rng_state) if self.args.world_size > 1 else {}
         if self.is_deepspeed_enabled and not self.args.save_only_model:
             self._save_engine(work)
         with self._whole_weights(), self._whole_optimizer():
@@ -287,7 +287,10 @@ class DanluTrainer(Trainer):
             if not self.is_deepspeed_enabled:
                 self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
-            write_random_states(folder, states)
+            if self.args.world_size > 1:
+                write_random_states(folder, states)
+            else:
+                self._save_rng_state(str(folder))
         for callback in (*self.callback_handler.callbacks, self.control):
             if hasattr(callback, "state") and callable(callback.state):
                 self.state.stateful_callbacks[type(callback).__name__] = callback.state()
