@@ -210,8 +210,8 @@ def test_keys_without_effect_are_noted_by_reason(file):
 
 
 def test_keys_at_their_idle_value_are_named_once(file):
-    notes = resolve_train([file(TYPICAL + "use_galore: false\nquantization_bit: null\npacking: null\n")]).notes
-    assert "not needed here: quantization_bit, use_galore" in notes
+    notes = resolve_train([file(TYPICAL + "use_galore: false\nquantization_method: bnb\npacking: null\n")]).notes
+    assert "not needed here: quantization_method, use_galore" in notes
     assert resolve_train([file(TYPICAL + "use_galore: false\n")]).config.optimizer.optim == "adamw_torch_fused"
 
 
@@ -236,9 +236,9 @@ def test_other_optimizers_are_refused_with_a_replacement_that_exists(file, key):
 
 def test_every_refused_key_is_named_at_once(file):
     with pytest.raises(ConfigError) as caught:
-        resolve_train([file(TYPICAL + "quantization_bit: 4\nuse_badam: true\nfp8: true\n")])
+        resolve_train([file(TYPICAL + "quantization_method: hqq\nuse_badam: true\nfp8: true\n")])
     message = str(caught.value)
-    for part in ("quantization_bit: 4", "use_badam: True", "fp8: True", "3 options", "bf16=true"):
+    for part in ("quantization_method: hqq", "use_badam: True", "fp8: True", "3 options", "bf16=true"):
         assert part in message
     assert caught.value.exit_code == 2
 

@@ -94,7 +94,7 @@ def test_values_that_make_no_sense(values, message):
         ),
         ({"train_on_prompt": True, "mask_history": True}, "contradict each other"),
         ({"dataset": "a,b", "interleave_probs": "1"}, "1 weights for 2 datasets"),
-        ({"adapter_name_or_path": "a,b", "finetuning_type": "p_tuning_v2"}, "2 adapters"),
+        ({"quantization_bit": "4", "finetuning_type": "freeze"}, "quantised weights cannot be trained"),
         ({"adapter_name_or_path": "a", "finetuning_type": "full"}, "full has no adapters"),
     ],
 )

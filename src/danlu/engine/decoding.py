@@ -80,7 +80,7 @@ class _Batch:
         self.cache: Any = None
         size = 0
         if prefix is not None:
-            self.cache = prefix.past_key_values(len(prompts), self.model.dtype)
+            self.cache = prefix.past_key_values(self.model, len(prompts), self.model.dtype)
             size = prefix.shape.length
         self.mask = torch.cat([mask.new_ones(len(prompts), size), mask], dim=1)
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, size:]
@@ -128,13 +128,6 @@ class _Batch:
         self.ids, self.mask, self.positions = self.ids[index], self.mask[index], self.positions[index]
         self.seen = None if self.seen is None else self.seen[index]
         self.cache.batch_select_indices(index)
-
-
-def room_of(model: Any, context: int | None = None) -> int:
-    """Longest prompt and answer together, in tokens: the model's context, or a given one, less its prefix."""
-    base, prefix = split_prefix(model)
-    known = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
-    return (context or known) - (prefix.shape.length if prefix is not None else 0)
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from danlu.core.errors import ModelError
 from danlu.core.files import write_json
-from danlu.models.adapters import merge, read_adapter
+from danlu.models.adapters import AdapterInfo, merge, read_adapter
 from danlu.models.export import MARKER, PROBE_LENGTH, PROBE_ROWS, RELOAD_TOLERANCE, ExportReport, difference
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer
@@ -45,14 +45,7 @@ def export_classifier(
     """
     import torch
 
-    infos = [read_adapter(adapter) for adapter in model.adapters]
-    stuck = next((info for info in infos if not info.mergeable), None)
-    if stuck is not None:
-        raise ModelError(
-            "a prefix, prompt or bottleneck adapter cannot become part of a classifier's weights",
-            where=str(stuck.path),
-            hint="Use the run itself: `danlu score --run DIR`, or as reward_model.",
-        )
+    infos = _mergeable(model)
     tokenizer = load_tokenizer(model.tokenizer)
     base = load_model(model.model, device=device)
     written = base.dtype if dtype == "auto" else getattr(torch, dtype)
@@ -87,6 +80,19 @@ def export_classifier(
             reload_difference=found,
             rounding=0.0,
         )
+
+
+def _mergeable(model: TrainedModel) -> list[AdapterInfo]:
+    """The adapters, all of which can become part of the weights."""
+    infos = [read_adapter(adapter) for adapter in model.adapters]
+    stuck = next((info for info in infos if not info.mergeable), None)
+    if stuck is not None:
+        raise ModelError(
+            "a prefix, prompt or bottleneck adapter cannot become part of a classifier's weights",
+            where=str(stuck.path),
+            hint="Use the run itself: `danlu score --run DIR`, or as reward_model.",
+        )
+    return infos
 
 
 def _classifier(model: Any, head: ValueHead, tokenizer: Any) -> Any:

@@ -19,6 +19,7 @@ from danlu.core.errors import RunError
 from danlu.core.events import EventLog
 from danlu.core.run import RunDirectory
 from danlu.tune.artefacts import append_log, log_values
+from danlu.tune.methods import Tuned, call
 from danlu.tune.options.running import FileStyle
 
 
@@ -28,10 +29,10 @@ class Recorder(TrainerCallback):
     Args:
         folder: the run directory.
         style: whose keys trainer_log.jsonl has.
-        tokens_per_step: tokens of one optimizer step on average, for the speed shown.
+        tokens_per_step: tokens of one optimizer step on average, for the speed shown; None where it is not known.
     """
 
-    def __init__(self, folder: Path, style: FileStyle, tokens_per_step: float) -> None:
+    def __init__(self, folder: Path, style: FileStyle, tokens_per_step: float | None) -> None:
         self.folder, self.style, self.tokens_per_step = folder, style, tokens_per_step
         self.events = EventLog(folder / "events.jsonl")
         self.line: ProgressLine | None = None
@@ -51,15 +52,17 @@ class Recorder(TrainerCallback):
         """One step further."""
         if self.line:
             seconds = max(time.monotonic() - self.started, 1e-9)
-            speed = (state.global_step - self.first_step) * self.tokens_per_step / seconds
-            self.line.advance(state.global_step - self.line.done, f"{self.loss}{speed:.0f} tokens/s")
+            made = state.global_step - self.first_step
+            speed = "" if self.tokens_per_step is None else f"{made * self.tokens_per_step / seconds:.0f} tokens/s"
+            self.line.advance(state.global_step - self.line.done, f"{self.loss}{speed}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Write one event."""
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
-            self.loss = f"loss {logs['loss']:.4f}  "
+            told = [name for name in ("loss", "accuracy", "reward", "kl") if name in logs]
+            self.loss = "".join(f"{name} {logs[name]:.4f}  " for name in told)
         made = state.global_step - getattr(self, "first_step", 0)
         elapsed = time.monotonic() - getattr(self, "started", time.monotonic())
         named = {"epoch": round(state.epoch or 0.0, 4), **logs}
@@ -206,3 +209,18 @@ def _keep_until(path: Path, step: int, key: str) -> None:
         if step and entry.get(key, 0) <= step and not closing:
             kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")
+
+
+class MethodHooks(TrainerCallback):
+    """Calls what a method wants to do at the beginning and after each step; see :mod:`danlu.tune.methods`."""
+
+    def __init__(self, method: Any, tuned: Tuned) -> None:
+        self.method, self.tuned = method, tuned
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The number of steps is known now."""
+        call(self.method, "begin", self.tuned, state.max_steps)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The weights have moved, the gradients are still there."""
+        call(self.method, "after_step", self.tuned, state.global_step + 1)

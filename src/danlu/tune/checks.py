@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from danlu.core.console import warn
 from danlu.core.errors import MissingDependency, UsageError, did_you_mean
+from danlu.models.adapters import read_adapter
+from danlu.models.runs import adapter_chain
 from danlu.tune.config import TrainConfig
 from danlu.tune.matrix import ONLINE, STAGES, check_combination
+from danlu.tune.methods import family
+from danlu.tune.methods.given import check_given
 from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.online.sources import parse_source
 from danlu.tune.optimizers import check_optimizer
@@ -49,7 +54,7 @@ def check(config: TrainConfig) -> None:
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Look for the packages of ``optim``, ``report_to`` and ``deepspeed`` before anything is loaded.
+    """Look for the packages that options need, before anything is loaded.
 
     Raises:
         UsageError: for an optimizer or tracker that is not known.
@@ -58,6 +63,8 @@ def check_packages(config: TrainConfig) -> None:
     check_optimizer(config)
     if config.compute.deepspeed and not find_spec("deepspeed"):
         raise MissingDependency("deepspeed", "for deepspeed")
+    if config.quant.quantization_bit and not find_spec("bitsandbytes"):
+        raise MissingDependency("bitsandbytes", "for quantization_bit")
     for name in config.log.report_to:
         if name == "all":
             continue
@@ -180,15 +187,25 @@ def _check_encoding(config: TrainConfig) -> None:
 
 def _check_adapters(config: TrainConfig) -> None:
     adapters, method = config.model.adapter_name_or_path, config.method.finetuning_type
-    if len(adapters) > 1 and method != "lora":
-        raise UsageError(
-            f"{len(adapters)} adapters are given and finetuning_type is {method}",
-            where="adapter_name_or_path",
-            hint="Only LoRA adapters can be joined; give one.",
-        )
-    if adapters and method in ("full", "freeze"):
+    if family(method).kind != "whole":
+        _check_kinds(config)
+        return
+    if adapters:
         raise UsageError(
             f"finetuning_type {method} has no adapters",
             where="adapter_name_or_path",
             hint="Name the earlier run in model_name_or_path.",
         )
+    if config.quant.quantization_bit:
+        raise UsageError(
+            f"quantised weights cannot be trained with finetuning_type {method}",
+            where="quantization_bit",
+            hint="Use a method with an adapter, for instance finetuning_type=lora, or leave quantization_bit out.",
+        )
+
+
+def _check_kinds(config: TrainConfig) -> None:
+    """Adapters that lie on this machine say themselves what they are; others are looked at when they are loaded."""
+    chain = adapter_chain(config.model.adapter_name_or_path)
+    if chain and all((Path(name) / "adapter_config.json").is_file() for name in chain):
+        check_given(config, [read_adapter(name) for name in chain])

@@ -13,7 +13,20 @@ from pydantic import Field, model_validator
 from danlu.core.config import Options
 from danlu.tune.options.data import DataOptions, EncodeOptions
 from danlu.tune.options.fields import Mapping
-from danlu.tune.options.methods import FreezeOptions, LoraOptions, MethodOptions, PrefixOptions
+from danlu.tune.options.methods import (
+    AdaLoraOptions,
+    AdapterOptions,
+    FreezeOptions,
+    Ia3Options,
+    LnOptions,
+    LoraOptions,
+    MethodOptions,
+    OftOptions,
+    PrefixOptions,
+    PromptOptions,
+    QuantOptions,
+    VeraOptions,
+)
 from danlu.tune.options.objectives import GrpoOptions, PpoOptions, PreferenceOptions, RolloutOptions
 from danlu.tune.options.optimizers import GaloreOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
@@ -55,8 +68,16 @@ class TrainConfig(Options):
     encode: EncodeOptions = EncodeOptions()
     method: MethodOptions = MethodOptions()
     freeze: FreezeOptions = FreezeOptions()
-    prefix: PrefixOptions = PrefixOptions()
     lora: LoraOptions = LoraOptions()
+    adalora: AdaLoraOptions = AdaLoraOptions()
+    vera: VeraOptions = VeraOptions()
+    oft: OftOptions = OftOptions()
+    ia3: Ia3Options = Ia3Options()
+    ln: LnOptions = LnOptions()
+    prefix: PrefixOptions = PrefixOptions()
+    prompt: PromptOptions = PromptOptions()
+    adapter: AdapterOptions = AdapterOptions()
+    quant: QuantOptions = QuantOptions()
     preference: PreferenceOptions = PreferenceOptions()
     rollout: RolloutOptions = RolloutOptions()
     ppo: PpoOptions = PpoOptions()

@@ -65,7 +65,7 @@ class Learner(nn.Module):
         self,
         model: Any,
         abilities: Abilities,
-        prefix: nn.Module | None = None,
+        prefix: Any = None,
         cache: BoundaryCache | None = None,
         settings: TrainConfig | None = None,
     ) -> None:
@@ -170,7 +170,7 @@ class Learner(nn.Module):
         if parents is not None:
             options["parents"] = parents.tolist()
         if self.prefix is not None:
-            options["prefix"] = self.prefix()
+            options["prefix"] = self.prefix.keys_and_values(self.model)
         return options
 
 

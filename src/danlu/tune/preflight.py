@@ -15,13 +15,18 @@ from typing import Any
 
 from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
+from danlu.models.quantize import Quantization
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
 from danlu.tune.matrix import ONLINE
+from danlu.tune.methods import METHODS, call, family
 from danlu.tune.online.plan import RolloutPlan, keeps_first_weights
 from danlu.tune.optimizers import state_bytes
 
 GIB = 2**30
+FROZEN_PARTS = ("vera_A", "vera_B")
+"""Parts of an adapter's file that are not trained: VeRA's random matrices."""
+
 SAFETY = 0.9
 """Share of the free memory that the estimate may fill."""
 
@@ -37,6 +42,8 @@ class Shape:
     heads: int
     vocabulary: int
     tables: int
+    linear: int
+    """Weights of linear layers, without the output layer: what quantisation makes smaller."""
     model: Any
     """The configuration itself, to build the model from."""
 
@@ -90,6 +97,8 @@ class Plan:
 
 def read_shape(model_config: Any) -> Shape:
     """Count a model's parameters from its configuration, without weights (on PyTorch's meta device)."""
+    from danlu.tune.methods.peft_adapters import linear_names
+
     model = _without_weights(model_config)
     heads = model_config.num_attention_heads
     return Shape(
@@ -100,6 +109,7 @@ def read_shape(model_config: Any) -> Shape:
         heads=heads,
         vocabulary=model_config.vocab_size,
         tables=sum(weight.numel() for weight in _tables(model)),
+        linear=sum(layer.weight.numel() for layers in linear_names(model).values() for layer in layers),
         model=model_config,
     )
 
@@ -127,12 +137,12 @@ def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
     import torch
 
     from danlu.models.quiet import quiet
-    from danlu.tune.methods import METHODS
 
     given = () if config.model.create_new_adapter else config.model.adapter_name_or_path
     if given:
         return _adapter_parameters(follow(Path(given[-1]).expanduser()))
-    plain = _changed(_changed(config, "lora", pissa_init=False), "model", adapter_name_or_path=())
+    start = {"pissa_init": False, "init_lora_weights": "default"}  # decompositions need weights
+    plain = _changed(_changed(config, "lora", **start), "model", adapter_name_or_path=())
     with torch.device("meta"), quiet():
         tuned = METHODS[config.method.finetuning_type].apply(_without_weights(shape.model), plain)
     parts = (tuned.adapter or tuned.model, *([tuned.prefix] if tuned.prefix is not None else []))
@@ -148,7 +158,8 @@ def _adapter_parameters(folder: Path) -> int:
     if file is None:
         return 0
     with safe_open(file, framework="pt") as tensors:
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        trained = [name for name in tensors.keys() if name.rsplit(".", 1)[-1] not in FROZEN_PARTS]  # noqa: SIM118
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in trained)
 
 
 def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load) -> int:
@@ -161,8 +172,11 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
     half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
     frozen_bytes = 2 if half or config.model.dtype in ("bfloat16", "float16") else 4
     master_bytes = 2 if config.compute.pure_bf16 else 4
-    frozen = shape.parameters - trainable if config.method.finetuning_type in ("full", "freeze") else shape.parameters
+    whole = family(config.method.finetuning_type).kind == "whole"
+    frozen = shape.parameters - trainable if whole else shape.parameters
     weights = frozen * frozen_bytes + trainable * master_bytes
+    if config.quant.quantization_bit:
+        weights -= int(shape.linear * (frozen_bytes - _quantized_bytes(config)))
     if half and config.method.finetuning_type == "full" and not config.compute.pure_bf16:
         weights += trainable * 2  # autocast keeps a copy in half precision during a pass
     tables = shape.tables if config.method.finetuning_type == "full" else 0
@@ -180,6 +194,12 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
         activations = deep * per_layer
     logits = min(CHUNK, load.tokens) * shape.vocabulary * 10
     return int(weights + gradients + state + activations + logits)
+
+
+def _quantized_bytes(config: TrainConfig) -> float:
+    options = config.quant
+    assert options.quantization_bit is not None
+    return Quantization(options.quantization_bit, options.quantization_type, options.double_quantization).bytes_each
 
 
 def _layers_with_gradient(shape: Shape, config: TrainConfig) -> int:
@@ -262,12 +282,14 @@ def make_plan(config: TrainConfig, shape: Shape, report: dict[str, Any], units: 
             hint=cheapest_fit(config, shape, longest, free),
         )
     options = config.optimizer
+    steps = total_steps(config, units, processes)
+    call(METHODS[config.method.finetuning_type], "check", config, steps)
     return Plan(
         sequences=report["sequences"],
         tokens=report["tokens"],
         supervised=report["supervised"],
         longest=longest,
-        steps=total_steps(config, units, processes),
+        steps=steps,
         batch=options.per_device_train_batch_size * options.gradient_accumulation_steps * processes,
         parameters=shape.parameters,
         trainable=trainable,

@@ -21,6 +21,7 @@ from danlu.core.run import RunDirectory
 from danlu.data.tokens import TokenStore
 from danlu.models.loading import check_architecture, load_model, pick_device
 from danlu.models.memory import keep_freed_memory
+from danlu.models.quantize import Quantization
 from danlu.models.quiet import quiet
 from danlu.tune.arguments import training_arguments
 from danlu.tune.artefacts import (
@@ -37,7 +38,7 @@ from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
-from danlu.tune.online.plan import check_room
+from danlu.tune.online.plan import RolloutPlan, check_room
 from danlu.tune.online.wiring import Rollouts, make_experience
 from danlu.tune.optimizers import builder
 from danlu.tune.plots import plot_curves
@@ -93,6 +94,14 @@ class Session:
             f"trained ({share:.2f} %), about {plan.memory / GIB:.1f} of {plan.free / GIB:.1f} GiB free memory"
             + (", activations recomputed" if plan.checkpointing else "")
         )
+        if self.config.task.stage in ONLINE:
+            options = self.config.optimizer
+            alone = options.per_device_train_batch_size * options.gradient_accumulation_steps
+            rollouts = RolloutPlan.of(self.config, units, plan.batch // alone)
+            note(
+                f"rollouts: {rollouts.asked} prompts with {rollouts.group} answers each, up to "
+                f"{self.config.generate.max_new_tokens} tokens long, for every {rollouts.steps_per_rollout} steps"
+            )
         return plan
 
     def run(self, checkpoint: Path | None, *, data: Sequence[str], started: float) -> dict[str, float]:
@@ -153,6 +162,7 @@ class Session:
                 dtype=dtype,  # type: ignore[arg-type]
                 attention=_attention(config),
                 device=pick_device(),
+                quantization=_quantization(config),
             )
         model.name_or_path = model.config._name_or_path = config.model.model_name_or_path
         abilities = examine(model)
@@ -165,7 +175,10 @@ class Session:
             speed_up_norms(model)
         tuned = METHODS[config.method.finetuning_type].apply(model, config)
         if tuned.prefix is not None and not abilities.packed:
-            raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
+            raise RunError(
+                f"{config.method.finetuning_type} needs packed attention, which this model's code does not allow",
+                hint="Leave flash_attn out, or use another method, for instance finetuning_type=lora.",
+            )
         cache = self._boundary_cache(tuned, members)
         return Learner(tuned.model, abilities, tuned.prefix, cache, config), tuned
 
@@ -237,7 +250,7 @@ class Session:
             evaluations.setdefault("", Sequences(self.store, held_out))
         if config.log.eval_strategy != "no" and not evaluations:
             raise DataError("there are no rows to evaluate on", hint="Set eval_dataset or val_size.")
-        tokens_per_step = plan.tokens / max(plan.sequences, 1) * plan.batch
+        tokens_per_step = None if self.rollouts else plan.tokens / max(plan.sequences, 1) * plan.batch
         callbacks = [
             Recorder(output, config.output.file_style, tokens_per_step),
             StopOnNonsense(),
@@ -307,6 +320,13 @@ def _for_this_machine(config: TrainConfig) -> TrainConfig:
         return config
     note("fp16 needs a GPU; this run uses bf16 instead")
     return config.model_copy(update={"compute": config.compute.model_copy(update={"fp16": False, "bf16": True})})
+
+
+def _quantization(config: TrainConfig) -> Quantization | None:
+    options = config.quant
+    if options.quantization_bit is None:
+        return None
+    return Quantization(options.quantization_bit, options.quantization_type, options.double_quantization)
 
 
 def _attention(config: TrainConfig) -> str | None:

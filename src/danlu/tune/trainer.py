@@ -17,11 +17,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from danlu.core.errors import ConfigError, UsageError, did_you_mean
 from danlu.core.files import write_json
 from danlu.tune.batches import Batch, Sequences, training_batches
-from danlu.tune.callbacks import stop_if_nonsense
+from danlu.tune.callbacks import MethodHooks, stop_if_nonsense
 from danlu.tune.checkpoints import PROGRESS, Progress, name_checkpoints, own_attention, whole_or_absent
 from danlu.tune.feed import Feed
 from danlu.tune.learner import Learner
-from danlu.tune.methods import METHODS, Tuned
+from danlu.tune.methods import METHODS, Tuned, call
 from danlu.tune.methods.low_rank import raise_rates
 from danlu.tune.optimizers import Build, weights_to_use
 from danlu.tune.tally import Tally
@@ -76,6 +76,7 @@ class DanluTrainer(Trainer):
         self._began = time.time()
         self._epoch_over = self._postponed = False
         self.add_callback(Progress(self))
+        self.add_callback(MethodHooks(self.method, tuned))
 
     @property
     def tally(self) -> Tally:
@@ -174,6 +175,9 @@ class DanluTrainer(Trainer):
         loss = model(**inputs) / num_items_in_batch
         if self.args.world_size > 1:
             loss = loss * self.args.world_size
+        penalty = call(self.method, "penalty", self.tuned) if model.training else None
+        if penalty is not None:  # once a step, however many batches it has
+            loss = loss + penalty / self.current_gradient_accumulation_steps
         return (loss, None) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Batch) -> int:
@@ -300,6 +304,8 @@ class DanluTrainer(Trainer):
         if self.feed is not None:
             self.feed.save(folder)
         if not self.args.save_only_model:
+            if self.args.should_save:
+                call(self.method, "save_state", self.tuned, folder)
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
         if self.args.should_save:
@@ -347,6 +353,7 @@ class DanluTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.resumed_from = Path(resume_from_checkpoint)
         self._load_trained(self.resumed_from)
+        call(self.method, "load_state", self.tuned, self.resumed_from)
         if self.feed is not None:
             self.feed.load(self.resumed_from)
 

@@ -10,7 +10,7 @@ from danlu.cli.compat.convert import CONVERTERS, coerce
 from danlu.cli.compat.tables import Answer, Rename, ValueRule
 from danlu.cli.compat.vocabulary import Vocabulary
 from danlu.cli.compat.words import COMMAND_LINE, Given
-from danlu.core.errors import ConfigError
+from danlu.core.errors import ConfigError, did_you_mean
 
 
 @dataclass(slots=True)
@@ -76,10 +76,11 @@ def _one(item: Given, vocabulary: Vocabulary, result: Translation) -> None:
         if bare in vocabulary.homes:
             home = ".".join(vocabulary.homes[bare])
             raise ConfigError(f"{bare} has a field of its own", where=item.place, hint=f"Write {home}.")
+        passed = [name for old in vocabulary.tables for name in old.passed]
         raise ConfigError(
             f"transformers' TrainingArguments have no {bare!r}",
             where=item.place,
-            hint=vocabulary.nearest(bare),
+            hint=did_you_mean(bare, passed) or vocabulary.nearest(bare),
         )
     else:
         raise ConfigError(f"this configuration has no key {key!r}", where=item.place, hint=vocabulary.nearest(key))
