@@ -103,6 +103,24 @@ def export(context: typer.Context) -> None:
 
 
 @app.command()
+def merge(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER ADAPTER … OUTPUT", help="adapters or runs, and a folder")
+    ],
+    weights: Annotated[str | None, typer.Option(help="one for each, for instance 0.7,0.3; equal by default")] = None,
+    method: Annotated[str, typer.Option(help="linear, cat, svd, ties or dare_ties")] = "cat",
+    density: Annotated[float, typer.Option(help="share that ties and dare_ties keep")] = 0.5,
+    rank: Annotated[int | None, typer.Option(help="rank of the result with svd")] = None,
+    model: Model = None,
+) -> None:
+    """Add up LoRA adapters of one base: danlu merge runs/a runs/b merged --weights 0.7,0.3."""
+    from danlu.verbs.merge import merge as add_up
+
+    *adapters, output = paths
+    add_up(adapters, output, weights=weights, method=method, density=density, rank=rank, model=model)
+
+
+@app.command()
 def chat(
     run: Run = None,
     model: Model = None,

@@ -130,6 +130,13 @@ class _Batch:
         self.cache.batch_select_indices(index)
 
 
+def room_of(model: Any, context: int | None = None) -> int:
+    """Longest prompt and answer together, in tokens: the model's context, or a given one, less its prefix."""
+    base, prefix = split_prefix(model)
+    known = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+    return (context or known) - (prefix.shape.length if prefix is not None else 0)
+
+
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Token ids (rows, longest) padded on the left, and the mask (1 for text) of the same shape."""
     width = max(map(len, sequences))

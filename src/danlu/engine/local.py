@@ -10,10 +10,9 @@ from typing import Any
 from danlu.core.console import warn
 from danlu.data.schema import Conversation
 from danlu.engine.beams import beam_search
-from danlu.engine.decoding import Row, decode_rows, evaluating
+from danlu.engine.decoding import Row, decode_rows, evaluating, room_of
 from danlu.engine.protocol import GREEDY, Completion, GenerationOptions, Renderer, Request
 from danlu.engine.text import TextStream, cut_at_stop, decode
-from danlu.models.prefix import split_prefix
 
 WINDOW = 512
 """Requests that are sorted by length at a time."""
@@ -58,9 +57,7 @@ class LocalEngine:
     ) -> None:
         self.model, self.tokenizer, self.renderer = model, tokenizer, renderer
         self.batch_size = batch_size
-        base, prefix = split_prefix(model)
-        known = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
-        self.context = (context or known) - (prefix.shape.length if prefix is not None else 0)
+        self.context = room_of(model, context)
         self.cut = CutCount()
         self._stop_ids = renderer.stop_ids
         pad = tokenizer.pad_token_id

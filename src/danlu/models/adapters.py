@@ -10,6 +10,7 @@ from typing import Any
 from danlu.core.checkpoints import follow, newest
 from danlu.core.console import warn
 from danlu.core.errors import ModelError
+from danlu.core.files import expanded
 from danlu.models.folders import make_readable
 from danlu.models.hub import fetch
 from danlu.models.quiet import quiet
@@ -50,7 +51,7 @@ def read_adapter(name: str | Path) -> AdapterInfo:
     Raises:
         ModelError: when there is none, its weights are missing, or its kind cannot be used correctly.
     """
-    path = follow(Path(name).expanduser())
+    path = follow(expanded(name))
     if not path.exists() and not isinstance(name, Path) and HUB_ID.fullmatch(name) and "/" in name:
         path = fetch(name)
     if not (path / "adapter_config.json").is_file():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from danlu.core.errors import ModelError
 from danlu.models.gguf import dequantised
 from danlu.models.hub import fetch
-from danlu.models.quantize import Quantization, quantized
+from danlu.models.quantize import Quantization, keep_layout, quantized
 from danlu.models.quiet import quiet
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
 
@@ -81,7 +81,10 @@ def load_model(
     model, report = _from_folder(folder, dtype=chosen, **extra)
     _check_weights(folder, report)
     model.name_or_path = model.config._name_or_path = lasting_name(path)
-    return (model if quantization is not None else model.to(place)).eval()
+    if quantization is not None:
+        keep_layout(model)
+        return model.eval()
+    return model.to(place).eval()
 
 
 def lasting_name(path: str | Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -59,7 +58,6 @@ def quantized(wanted: Quantization, dtype: Any, device: Any) -> dict[str, Any]:
     import torch
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger(PACKAGE).setLevel(logging.ERROR)  # it repeats a line for every layer
     settings = BitsAndBytesConfig(
         load_in_4bit=wanted.bits == 4,
         load_in_8bit=wanted.bits == 8,
@@ -68,3 +66,15 @@ def quantized(wanted: Quantization, dtype: Any, device: Any) -> dict[str, Any]:
         bnb_4bit_compute_dtype=dtype if isinstance(dtype, torch.dtype) else None,
     )
     return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def keep_layout(model: Any) -> None:
+    """Keep 4 bit weights as they were made, whatever is computed with them.
+
+    On some CPUs bitsandbytes repacks a layer the first time it is evaluated: scales are rounded to bfloat16 for good,
+    products are made in bfloat16, and widths must be multiples of 64. A training that is measured on the way would
+    then go on with other weights than one that is not.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,7 @@ def export_classifier(
     tokenizer = load_tokenizer(model.tokenizer)
     base = load_model(model.model, device=device)
     written = base.dtype if dtype == "auto" else getattr(torch, dtype)
-    head = ValueHead(hidden_width(base))
-    head.load(model.run or (infos[-1].path if infos else Path(model.model)))
-    merged = merge(cast_weights(base, torch.float32), [info.path for info in infos])
-    classifier = _classifier(merged, head, tokenizer)
+    classifier = _classifier(base, infos, model.run, tokenizer)
     cast_weights(cast_weights(classifier, written), torch.float32)
     expected = _rewards(classifier)
     cast_weights(classifier, written)
@@ -95,11 +93,16 @@ def _mergeable(model: TrainedModel) -> list[AdapterInfo]:
     return infos
 
 
-def _classifier(model: Any, head: ValueHead, tokenizer: Any) -> Any:
+def _classifier(base: Any, infos: Sequence[AdapterInfo], run: Path | None, tokenizer: Any) -> Any:
+    """The base in float32 with its adapters merged, and the value head as its one label."""
     import copy
 
     import torch
     from transformers import AutoModelForSequenceClassification
+
+    head = ValueHead(hidden_width(base))
+    head.load(run or (infos[-1].path if infos else Path(base.name_or_path)))
+    model = merge(cast_weights(base, torch.float32), [info.path for info in infos])
 
     config = copy.deepcopy(model.config)
     config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id

@@ -25,14 +25,11 @@ from danlu.tune.online.control import KLController, stop_if_exploded
 from danlu.tune.online.moments import Moments
 from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.online.rewards import Rewards
-from danlu.tune.online.rollout import Rollout
+from danlu.tune.online.rollout import Answer
 from danlu.tune.online.samples import Sample
 
-EVALUATION = -1
-"""The step whose draws are those of evaluations."""
-
-Ask: TypeAlias = Callable[[Sequence[Sequence[int]], int, int, Sequence[int]], list[list[Rollout]]]
-"""(prompts, answers to each, a step, the number of each prompt in it) → the answers; the last two decide the draws."""
+Ask: TypeAlias = Callable[[Sequence[Sequence[int]], int, Sequence[str]], list[list[Answer]]]
+"""(prompts, answers to each, a key for each prompt) → the answers; the keys decide the random numbers."""
 
 
 def _itself(values: Tensor) -> Tensor:
@@ -57,7 +54,7 @@ class Surroundings:
 
     prompts: TokenStore
     members: Sequence[int]
-    sample_of: Callable[[TokenStore, int, Rollout], Sample]
+    sample_of: Callable[[TokenStore, int, Answer], Sample]
     rewards: Rewards
     ask: Ask
     folder: Path
@@ -130,7 +127,7 @@ class Experience:
 
     def evaluate(self, prompts: TokenStore, members: Sequence[int]) -> dict[str, float]:
         """Mean reward of one answer to each prompt; the same random numbers every time, so values compare."""
-        given = self.around.ask([prompts[item][0].tolist() for item in members], 1, EVALUATION, members)
+        given = self.around.ask([prompts[item][0].tolist() for item in members], 1, [f"eval:{i}" for i in members])
         samples = [self.around.sample_of(prompts, item, answer) for item, (answer,) in zip(members, given)]
         scores = self.around.rewards.score(samples).total
         count = max(len(samples), 1)
@@ -196,15 +193,15 @@ class Experience:
         places = plan.chosen(rollout, around.process)
         items = [int(around.members[place]) for place in places]
         prompts = [around.prompts[item][0].tolist() for item in items]
-        numbers = [around.process + number * plan.processes for number in range(len(items))]
-        answers = around.ask(prompts, plan.group, rollout, numbers)
+        keys = [f"{rollout}:{around.process + number * plan.processes}" for number in range(len(items))]
+        answers = around.ask(prompts, plan.group, keys)
         samples = [
             around.sample_of(around.prompts, item, answer) for item, given in zip(items, answers) for answer in given
         ]
         scores = self._scores(samples)
         together = min(plan.batch, plan.group)
         pieces = [
-            Piece(prompt, [list(answer.answer_ids) for answer in given[start : start + together]])
+            Piece(prompt, [list(answer.ids) for answer in given[start : start + together]])
             for prompt, given in zip(prompts, answers)
             for start in range(0, plan.group, together)
         ]

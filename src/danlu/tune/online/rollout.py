@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from danlu.core.errors import UsageError
-from danlu.engine.decoding import Row, decode_rows, evaluating
+from danlu.core.errors import DataError, UsageError
+from danlu.engine.decoding import Row, decode_rows, evaluating, room_of
 from danlu.engine.protocol import GenerationOptions
-from danlu.models.prefix import split_prefix
 
 TOKENS = 32_768
 """Most tokens (prompts and longest answers) of rows that are answered together."""
@@ -19,27 +18,11 @@ ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """One answer of the model.
+class Answer:
+    """An answer of the model: its token ids, with the token that ended it, and whether one did."""
 
-    Attributes:
-        prompt: number of its prompt among those of the step.
-        sample: number among the answers to this prompt.
-        prompt_ids: what the model was given.
-        answer_ids: what it generated, at least one token, with the token that ended it.
-        finished: whether the model ended the answer; otherwise it reached the longest length.
-    """
-
-    prompt: int
-    sample: int
-    prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
+    ids: tuple[int, ...]
     finished: bool
-
-    def text_ids(self, stop_ids: frozenset[int]) -> tuple[int, ...]:
-        """The answer without the token that ended it."""
-        ended = bool(self.answer_ids) and self.answer_ids[-1] in stop_ids
-        return self.answer_ids[:-1] if ended else self.answer_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +34,7 @@ class Sampler:
             is likely would depend on it in a way that the loss does not know.
         stop_ids: tokens that end an answer.
         pad: token that fills up shorter prompts.
-        context: longest sequence of the model in tokens, or None.
+        context: longest sequence in tokens; the model's own by default.
         tokens: bound on the tokens of rows that are answered together.
         rows: bound on their number.
 
@@ -75,60 +58,44 @@ class Sampler:
                 where="generation options",
             )
 
-    def sample(
-        self,
-        model: Any,
-        prompts: Sequence[Sequence[int]],
-        count: int,
-        *,
-        step: int,
-        numbers: Sequence[int] | None = None,
-    ) -> list[Rollout]:
+    def ask(self, model: Any, prompts: Sequence[Sequence[int]], count: int, keys: Sequence[str]) -> list[list[Answer]]:
         """Let a model answer each prompt several times; its mode (training or not) is left as it was.
 
-        The random numbers of an answer are those of the seed, the step, the number of its prompt and its own: what
-        else is answered, in which batches or processes, changes nothing but the last digits of the logits.
+        The random numbers of an answer are those of the seed, the key of its prompt and its own number: what else is
+        answered, in which batches or processes, changes nothing but the last digits of the logits.
 
         Args:
             model: a causal language model, with adapters or without, or a
                 :class:`danlu.models.prefix.PrefixModel`.
             prompts: token ids with the header of the answer.
             count: answers to each.
-            step: of the training.
-            numbers: number of each prompt in the step, over all processes; from 0 by default.
+            keys: one for each prompt, another one at every step.
 
         Returns:
-            ``count`` answers to the first prompt, then to the second, and so on.
+            For each prompt its ``count`` answers.
 
         Raises:
-            UsageError: when a prompt leaves no room for an answer.
+            DataError: when a prompt leaves no room for an answer.
         """
-        numbers = range(len(prompts)) if numbers is None else numbers
-        rows = [
-            [self._row(model, ids, f"{step}/{number}/{sample}") for sample in range(count)]
-            for number, ids in zip(numbers, prompts, strict=True)
+        room = room_of(model, self.context)
+        groups = [
+            [self._row(ids, f"{key}:{number}", room) for number in range(count)]
+            for key, ids in zip(keys, prompts, strict=True)
         ]
         with evaluating(model):
-            for batch in self._batches(rows):
+            for batch in self._batches(groups):
                 for _ in decode_rows(model, batch, stop_ids=self.stop_ids, pad=self.pad):
                     pass
-        return [
-            Rollout(number, sample, tuple(row.ids), tuple(row.tokens), row.finished == "stop")
-            for number, group in zip(numbers, rows)
-            for sample, row in enumerate(group)
-        ]
+        return [[Answer(tuple(row.tokens), row.finished == "stop") for row in rows] for rows in groups]
 
-    def _row(self, model: Any, ids: Sequence[int], key: str) -> Row:
-        limit = self.options.max_new_tokens
-        if self.context is not None:
-            _, prefix = split_prefix(model)
-            limit = min(limit, self.context - len(ids) - (prefix.shape.length if prefix is not None else 0))
-        if limit < 1 or not ids:
-            raise UsageError(
-                f"a prompt of {len(ids)} tokens leaves no room for an answer in the model's context of {self.context}"
-                if ids
-                else "a prompt has no tokens",
-                hint="Shorten prompts with cutoff_len." if ids else "Check the template.",
+    def _row(self, ids: Sequence[int], key: str, room: int) -> Row:
+        limit = min(self.options.max_new_tokens, room - len(ids))
+        if not ids:
+            raise DataError("a prompt has no tokens", hint="Check the template.")
+        if limit < 1:
+            raise DataError(
+                f"a prompt of {len(ids)} tokens leaves no room for an answer: the model takes {room} tokens",
+                hint="Lower cutoff_len.",
             )
         return Row(key, list(ids), self.options, limit)
 

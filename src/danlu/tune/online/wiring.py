@@ -24,10 +24,11 @@ from danlu.tune.initial import InitialWeights
 from danlu.tune.online.experience import Ask, Experience, Surroundings
 from danlu.tune.online.plan import RolloutPlan, keeps_first_weights
 from danlu.tune.online.rewards import Rewards
-from danlu.tune.online.rollout import Rollout, Sampler
+from danlu.tune.online.rollout import Answer, Sampler
 from danlu.tune.online.samples import Sample
 
 if TYPE_CHECKING:
+    from danlu.tune.learner import Learner
     from danlu.tune.trainer import DanluTrainer
 
 
@@ -47,14 +48,15 @@ class Rollouts:
     tokenizer: Any
     stop_ids: frozenset[int]
 
-    def sample_of(self, store: TokenStore, item: int, answer: Rollout) -> Sample:
+    def sample_of(self, store: TokenStore, item: int, answer: Answer) -> Sample:
         """An answer as rewards see it."""
         row = self.rows[str(store.folder)][int(store.rows[item])]
+        ids = answer.ids[:-1] if answer.finished and answer.ids[-1] in self.stop_ids else answer.ids
         return Sample(
             prompt=prompt_of(row),
-            answer=decode(self.tokenizer, answer.text_ids(self.stop_ids)),
+            answer=decode(self.tokenizer, ids),
             reference=answer_of(row),
-            tokens=len(answer.answer_ids),
+            tokens=len(answer.ids),
             finished=answer.finished,
             key=row_key(row),
         )
@@ -93,7 +95,7 @@ def make_experience(
 
 def asking(trainer: DanluTrainer, config: TrainConfig, rollouts: Rollouts) -> Ask:
     """Has the model of a trainer answer, as it is at that moment."""
-    rollout, learner = config.rollout, trainer.model
+    rollout = config.rollout
     options = GenerationOptions(
         do_sample=True,
         temperature=rollout.rollout_temperature,
@@ -102,19 +104,13 @@ def asking(trainer: DanluTrainer, config: TrainConfig, rollouts: Rollouts) -> As
         max_new_tokens=config.generate.max_new_tokens,
         seed=config.compute.seed,
     )
-    text = learner.model.config.get_text_config()
-    sampler = Sampler(
-        options,
-        rollouts.stop_ids,
-        rollouts.tokenizer.pad_token_id or 0,
-        getattr(text, "max_position_embeddings", None),
-    )
+    sampler = Sampler(options, rollouts.stop_ids, pad=rollouts.tokenizer.pad_token_id or 0)
 
-    def ask(prompts: Sequence[Sequence[int]], count: int, step: int, numbers: Sequence[int]) -> list[list[Rollout]]:
+    def ask(prompts: Sequence[Sequence[int]], count: int, keys: Sequence[str]) -> list[list[Answer]]:
+        learner: Learner = trainer.model
         model = learner.model if learner.prefix is None else PrefixModel(learner.model, learner.prefix)
         with trainer.compute_loss_context_manager():
-            found = sampler.sample(model, prompts, count, step=step, numbers=numbers)
-        return [found[start : start + count] for start in range(0, len(found), count)]
+            return sampler.ask(model, prompts, count, keys)
 
     return ask
 
