@@ -20,7 +20,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
     with pytest.raises(UsageError, match="512 tokens and leaves no room.*takes 512 tokens. Set cutoff_len=412"):
         check_room(config(), 512, 512)
     with pytest.raises(UsageError, match="takes 448 tokens"):
-        check_room(config(finetuning_type="p_tuning_v2", pre_seq_len=64), 448, 512)
+        check_room(config(finetuning_type="prompt_tuning", pre_seq_len=64), 448, 512)
 
 
 def test_shorter_answers_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from danlu.core.console import note
 from danlu.core.errors import UsageError
 from danlu.tune.config import TrainConfig
+from danlu.tune.methods import family
 
 GROUP = {"ppo": 1, "grpo": 8}
 """Answers to each prompt where nothing is said."""
@@ -35,7 +36,8 @@ def check_room(config: TrainConfig, longest: int, context: int | None) -> None:
     """
     if context is None:
         return
-    room = context - (config.prefix.pre_seq_len if config.method.finetuning_type == "p_tuning_v2" else 0)
+    virtual = config.prefix.pre_seq_len if family(config.method.finetuning_type).kind == "prompt" else 0
+    room = context - virtual
     if longest >= room:
         raise UsageError(
             f"the longest prompt has {longest} tokens and leaves no room for an answer: the model takes {room} tokens",
