@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from danlu.verbs.evaluate import evaluate, predict
     from danlu.verbs.export import export
     from danlu.verbs.merge import merge
+    from danlu.verbs.rewards import score
     from danlu.verbs.train import train
 
-__all__ = ["__version__", "chat", "demo", "evaluate", "export", "merge", "predict", "train"]
+__all__ = ["__version__", "chat", "demo", "evaluate", "export", "merge", "predict", "score", "train"]
 
 _VERBS = {
     "chat": "danlu.verbs.chat",
@@ -28,6 +29,7 @@ _VERBS = {
     "export": "danlu.verbs.export",
     "merge": "danlu.verbs.merge",
     "predict": "danlu.verbs.evaluate",
+    "score": "danlu.verbs.rewards",
     "train": "danlu.verbs.train",
 }
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from danlu.data.encode import EncodingReport
 from danlu.data.templates import Encoded
-from danlu.data.tokens import write_store
+from danlu.data.tokens import Item, write_store
 from danlu.tune.batches import ShuffledBatches, collate, pack_groups, training_batches
 
 pytestmark = pytest.mark.model
@@ -53,9 +53,9 @@ def test_packs(lengths: list[int], capacity: int) -> None:
 
 def test_collate_lays_sequences_side_by_side(tmp_path: Path) -> None:
     rows = [
-        (0, Encoded([11, 12, 13], [True, False, True])),
-        (1, Encoded([21, 22], [False, True])),
-        (2, Encoded([31], [False])),
+        Item(0, (Encoded([11, 12, 13], [True, False, True]),)),
+        Item(1, (Encoded([21, 22], [False, True]),)),
+        Item(2, (Encoded([31], [False]),)),
     ]
     store = write_store(tmp_path / "store", rows, [1, 2, 3], EncodingReport())
     batch = collate(store, [1, 0])
@@ -69,7 +69,7 @@ def test_collate_lays_sequences_side_by_side(tmp_path: Path) -> None:
 
 
 def test_training_batches_pack_the_members(tmp_path: Path) -> None:
-    rows = [(n, Encoded([5] * (n + 1), [True] * (n + 1))) for n in range(6)]
+    rows = [Item(n, (Encoded([5] * (n + 1), [True] * (n + 1)),)) for n in range(6)]
     store = write_store(tmp_path / "store", rows, range(6), EncodingReport())
     members = np.array([1, 3, 5])
     packed = training_batches(store, members, 1, 7, packing=6)

@@ -10,7 +10,7 @@ import torch
 
 from danlu.data.encode import EncodingReport
 from danlu.data.templates import Encoded
-from danlu.data.tokens import TokenStore, write_store
+from danlu.data.tokens import Item, TokenStore, write_store
 from danlu.models.attention import packed_attention
 from danlu.tune.batches import collate
 from danlu.tune.head import summed_cross_entropy
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> TokenStore:
     for number, length in enumerate((13, 2, 29, 7)):
         trained = random.random(length) < 0.5
         trained[-1] = True
-        rows.append((number, Encoded(random.integers(4, 300, length).tolist(), trained.tolist())))
+        rows.append(Item(number, (Encoded(random.integers(4, 300, length).tolist(), trained.tolist()),)))
     return write_store(tmp_path / "store", rows, [1, 2, 3, 4], EncodingReport())
 
 

@@ -143,11 +143,6 @@ def test_the_original_model_can_be_measured():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ["--stage", "rm", "--do_train", "--finetuning_type", "full"],
-            "RM and PPO training can only be performed",
-        ),
-        (["--stage", "ppo", "--do_train", "--finetuning_type", "p_tuning"], "with LoRA method"),
         (["--do_predict"], "Please enable `predict_with_generate` to save model predictions"),
         (["--do_train", "--predict_with_generate"], "`predict_with_generate` cannot be used while training"),
         (["--do_train", "--finetuning_type", "none"], "trains nothing"),
@@ -158,7 +153,7 @@ def test_the_original_model_can_be_measured():
             "cannot be trained",
         ),
         (["--do_train", "--finetuning_type", "full", "--checkpoint_dir", "a,b"], "full has no adapters"),
-        (["--stage", "rm", "--do_train"], "reward models come with danlu 0.2"),
+        (["--stage", "rm", "--do_eval", "--predict_with_generate"], "nor outside stage sft"),
         (["--dataset", "zh"], "there is nothing to do"),
         (["--do_train", "--ignore_pad_token_for_loss", "false"], "padding is never trained"),
         (["--do_train", "--tokenizer_name", "x"], "tokenizer is always read from the model's folder"),
@@ -169,9 +164,15 @@ def test_what_is_refused_and_why(words, message):
         resolve_train(words)
 
 
-def test_a_later_stage_is_refused_only_after_its_own_check():
-    with pytest.raises(ConfigError, match="rm is refused"):
-        resolve_train(["--stage", "rm", "--do_train", "--finetuning_type", "lora"])
+@pytest.mark.parametrize("method", ["lora", "full", "freeze", "p_tuning"])
+def test_reward_models_are_trained_by_every_method(method):
+    resolved = resolve_train(["--stage", "rm", "--do_train", "--finetuning_type", method])
+    assert resolved.config.task.stage == "rm"
+
+
+def test_a_reward_model_predicts_without_generating():
+    words = ["--stage", "rm", "--do_predict", "--dataset", "pairs", "--checkpoint_dir", "runs/rm"]
+    assert resolve_train(words).config.task.do_predict
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Files of LLaMA-Factory: every key that its examples use is honoured or answered."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,21 +212,53 @@ def test_keys_without_effect_are_noted_by_reason(file):
 def test_keys_at_their_idle_value_are_named_once(file):
     notes = resolve_train([file(TYPICAL + "use_galore: false\nquantization_method: bnb\npacking: null\n")]).notes
     assert "not needed here: quantization_method, use_galore" in notes
+    assert resolve_train([file(TYPICAL + "use_galore: false\n")]).config.optimizer.optim == "adamw_torch_fused"
+
+
+def test_optimizers_that_have_a_switch_there_have_a_name_here(file):
+    galore = resolve_train([file(TYPICAL + "use_galore: true\ngalore_rank: 128\ngalore_scale: 0.5\n")])
+    assert galore.config.optimizer.optim == "galore_adamw"
+    assert (galore.config.galore.galore_rank, galore.config.galore.galore_scale) == (128, 0.5)
+    assert "use_galore → optim: galore_adamw" in galore.notes
+    assert resolve_train([file(TYPICAL + "use_muon: true\n")]).config.optimizer.optim == "muon"
+
+
+@pytest.mark.parametrize("key", ["use_apollo", "use_badam", "use_adam_mini"])
+def test_other_optimizers_are_refused_with_a_replacement_that_exists(file, key):
+    from danlu.tune.optimizers import kinds
+
+    with pytest.raises(ConfigError, match=rf"{key}: True is refused: .*optim=") as caught:
+        resolve_train([file(TYPICAL + f"{key}: true\n")])
+    named = re.findall(r"optim=(\w+)", str(caught.value))
+    assert named
+    assert not any(kinds()[name].refused for name in named)
 
 
 def test_every_refused_key_is_named_at_once(file):
     with pytest.raises(ConfigError) as caught:
-        resolve_train([file(TYPICAL + "quantization_method: hqq\nuse_galore: true\nfp8: true\n")])
+        resolve_train([file(TYPICAL + "quantization_method: hqq\nuse_badam: true\nfp8: true\n")])
     message = str(caught.value)
-    for part in ("quantization_method: hqq", "use_galore: True", "fp8: True", "3 options", "bf16=true"):
+    for part in ("quantization_method: hqq", "use_badam: True", "fp8: True", "3 options", "bf16=true"):
         assert part in message
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("stage", ["pt", "rm", "ppo", "dpo", "kto"])
-def test_later_stages_say_what_to_do_now(file, stage):
-    with pytest.raises(ConfigError, match=r"0\.2\. With 0\.1 train on .*stage=sft"):
-        resolve_train([file(TYPICAL.replace("stage: sft", f"stage: {stage}"))])
+@pytest.mark.parametrize("stage", ["pt", "rm", "dpo", "kto"])
+def test_stages_have_their_own_names(file, stage):
+    config = resolve_train([file(TYPICAL.replace("stage: sft", f"stage: {stage}"))]).config
+    assert (config.task.stage, config.preference.pref_beta) == (stage, 0.1)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "orpo", "simpo"])
+def test_a_preference_loss_is_a_stage(file, loss):
+    text = TYPICAL.replace("stage: sft", "stage: dpo") + f"pref_loss: {loss}\n"
+    assert resolve_train([file(text)]).config.task.stage == loss
+
+
+def test_a_dropped_preference_loss_is_refused(file):
+    text = TYPICAL.replace("stage: sft", "stage: dpo") + "pref_loss: kto_pair\n"
+    with pytest.raises(ConfigError, match=r"kto_pair is refused.*stage=kto"):
+        resolve_train([file(text)])
 
 
 def test_files_of_the_rewrite_and_of_accelerate_are_recognised(file):

@@ -138,6 +138,25 @@ def test_weights_of_datasets_that_are_not_interleaved_are_told(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"stage": "orpo", "pref_ftx": 0.1}, "pref_ftx has no effect in stage orpo"),
+        ({"stage": "dpo", "simpo_gamma": 1, "kto_chosen_weight": 2}, "simpo_gamma and kto_chosen_weight have no"),
+        ({"stage": "dpo", "pref_loss": "hinge", "dpo_label_smoothing": 0.1}, "(with pref_loss=hinge) has no effect"),
+        ({"stage": "rm", "mask_history": True}, "mask_history has no effect in stage rm"),
+        ({"stage": "kto", "per_device_train_batch_size": 1}, "the number of one answer"),
+        ({"stage": "dpo", "pref_ftx": 0.1, "dpo_label_smoothing": 0.1}, ""),
+        ({"stage": "simpo", "pref_beta": 1, "simpo_gamma": 1, "pref_ftx": 1}, ""),
+        ({"stage": "sft", "pref_beta": 0.1}, ""),  # files of LLaMA-Factory always set it
+    ],
+)
+def test_options_that_a_stage_does_not_read_are_told(values, told, capsys):
+    check(config(**values))
+    found = capsys.readouterr().err
+    assert " ".join(told.split()) in " ".join(found.split()) if told else found == ""
+
+
 @pytest.mark.parametrize("written", [{"min_lr": "1e-5"}, '{"min_lr": 1e-5}', {"min_lr": 1e-5}, {"min_lr": "1.0E-5"}])
 def test_powers_of_ten_inside_a_mapping_are_numbers(written):
     assert config(lr_scheduler_kwargs=written).optimizer.lr_scheduler_kwargs == {"min_lr": 1e-5}

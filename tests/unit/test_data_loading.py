@@ -88,8 +88,9 @@ def test_a_stage_takes_its_own_kind_of_rows(tmp_path: Path) -> None:
         "stage sft trains on conversations, this row is for pairs of a better and a worse answer"
     ]
     assert len(load_rows(str(path), stage="rm").rows) == 1
-    with pytest.raises(DataError, match="trains on answers labelled true or false"):
-        load_rows(str(path), stage="kto")
+    assert len(load_rows(str(path), stage="kto").rows) == 1  # a pair is a wanted and an unwanted answer
+    with pytest.raises(DataError, match="trains on plain text"):
+        load_rows(str(path), stage="pt")
 
 
 def test_separator_of_the_old_tool(tmp_path: Path) -> None:

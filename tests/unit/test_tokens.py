@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from danlu.core.errors import RunError
 from danlu.data.encode import EncodingReport
 from danlu.data.templates import Encoded
-from danlu.data.tokens import TokenStore, write_store
+from danlu.data.tokens import Item, TokenStore, write_store
 
 SEQUENCES = st.lists(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1, max_size=6), max_size=6)
 
@@ -21,8 +21,9 @@ SEQUENCES = st.lists(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()
 def test_round_trip(sequences: list[list[tuple[int, bool]]], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("store") / "inner" / "key"
     rows = [(n * 2, Encoded([i for i, _ in row], [flag for _, flag in row])) for n, row in enumerate(sequences)]
+    items = [Item(number, (encoded,)) for number, encoded in rows]
     keys = [2**64 - 1 - n for n in range(2 * len(rows))]
-    written = write_store(folder, rows, keys, EncodingReport(rows=7))
+    written = write_store(folder, items, keys, EncodingReport(rows=7))
     for store in (written, TokenStore(folder)):
         assert len(store) == len(rows)
         assert store.rows.tolist() == [number for number, _ in rows]
@@ -38,7 +39,7 @@ def test_round_trip(sequences: list[list[tuple[int, bool]]], tmp_path_factory: p
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
     def rows():
-        yield 0, Encoded([1], [True])
+        yield Item(0, (Encoded([1], [True]),))
         raise ValueError("row 2 is odd")
 
     with pytest.raises(ValueError, match="odd"):
@@ -52,11 +53,11 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(RunError, match=r"No space left.*DANLU_CACHE"):
-        write_store(tmp_path / "store", [(0, Encoded([1], [True]))], [1], EncodingReport())
+        write_store(tmp_path / "store", [Item(0, (Encoded([1], [True]),))], [1], EncodingReport())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_written_again_it_is_replaced(tmp_path: Path) -> None:
-    write_store(tmp_path / "store", [(0, Encoded([1], [True]))], [1], EncodingReport())
-    store = write_store(tmp_path / "store", [(0, Encoded([5, 6], [True, True]))], [1], EncodingReport())
+    write_store(tmp_path / "store", [Item(0, (Encoded([1], [True]),))], [1], EncodingReport())
+    store = write_store(tmp_path / "store", [Item(0, (Encoded([5, 6], [True, True]),))], [1], EncodingReport())
     assert store[0][0].tolist() == [5, 6]

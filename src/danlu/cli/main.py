@@ -77,6 +77,16 @@ def predict(context: typer.Context, run: Run = None, model: Model = None, adapte
 
 
 @app.command(context_settings=WORDS)
+def score(context: typer.Context, run: Run = None, model: Model = None, adapter: Adapters = None) -> None:
+    """Score the answers of a dataset with a reward model: --run RM dataset=… [output_dir=… max_samples=…]."""
+    from danlu.core.console import out
+    from danlu.verbs.rewards import score as write
+
+    file = write(run, model=model, adapter=adapter or (), **_keys(context.args))
+    out.print(str(file), markup=False, soft_wrap=True)
+
+
+@app.command(context_settings=WORDS)
 def export(context: typer.Context) -> None:
     """Write a run as a model folder that stands alone: --run DIR --output_dir FOLDER [--max_shard_size 2]."""
     from danlu.cli.compat import render_resolved, resolve_export

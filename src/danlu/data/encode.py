@@ -53,6 +53,8 @@ class EncodingReport:
         left_out: rows that made no sequence because they were too long.
         untrainable: rows that made no sequence because nothing in them is trained.
         refused: rows that the chat template refuses.
+        same: pairs whose answers are the same (perhaps only after they were cut): there is nothing to prefer.
+        wanted: sequences of answers labelled as wanted; ``unwanted``: of the others.
         tokens: tokens of all sequences.
         supervised: of those, tokens that are trained.
         longest: tokens of the longest row, before anything was cut.
@@ -66,6 +68,9 @@ class EncodingReport:
     left_out: int = 0
     untrainable: int = 0
     refused: int = 0
+    same: int = 0
+    wanted: int = 0
+    unwanted: int = 0
     tokens: int = 0
     supervised: int = 0
     longest: int = 0
@@ -94,10 +99,16 @@ def encode_rows(
         DataError: a row is too long and the policy is ``error``.
         TemplateError: the template cannot train such conversations; see ``unstable_template``.
     """
+    for batch in batches_of(rows, report):
+        yield from _encode_batch(batch, template, rules, report)
+
+
+def batches_of(rows: Iterable[Row], report: EncodingReport) -> Iterator[list[tuple[int, Row]]]:
+    """Numbered rows, :data:`BATCH` at a time, counted as they are read."""
     source = enumerate(rows)
     while batch := list(islice(source, BATCH)):
         report.rows += len(batch)
-        yield from _encode_batch(batch, template, rules, report)
+        yield batch
 
 
 def trainable_conversation(row: Row, rules: EncodingRules) -> Conversation | None:
@@ -115,7 +126,7 @@ def trainable_conversation(row: Row, rules: EncodingRules) -> Conversation | Non
     if rules.source_prefix:
         conversation = with_prefix(conversation, rules.source_prefix)
     if rules.mask_history:
-        conversation = _last_answer_only(conversation)
+        conversation = last_answer_only(conversation)
     return conversation
 
 
@@ -129,7 +140,8 @@ def with_prefix(conversation: Conversation, prefix: str) -> Conversation:
     return replace(conversation, messages=tuple(messages))
 
 
-def _last_answer_only(conversation: Conversation) -> Conversation:
+def last_answer_only(conversation: Conversation) -> Conversation:
+    """The conversation with all answers but the last untrained."""
     answers = [index for index, message in enumerate(conversation.messages) if message.role == "assistant"]
     muted = set(answers[:-1])
     messages = tuple(
@@ -193,7 +205,7 @@ def _one_for_each_answer(conversation: Conversation) -> Iterator[Conversation]:
     for index, message in enumerate(conversation.messages):
         if message.role == "assistant" and message.train is not False:
             shorter = replace(conversation, messages=conversation.messages[: index + 1])
-            yield _last_answer_only(shorter)
+            yield last_answer_only(shorter)
 
 
 def _counted(

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from danlu.core.errors import DataError, UsageError
+from danlu.core.errors import DataError, UsageError, did_you_mean
 from danlu.core.files import sha1, sha256
 from danlu.data.catalog import DatasetDir, Source, resolve
 from danlu.data.formats import FORMATS
@@ -24,15 +24,21 @@ from danlu.data.sources import iter_raw
 
 HEAD = 50  # rows whose columns tell the shape of a file
 
-KINDS: dict[str, tuple[type, str]] = {
-    "pt": (Document, "plain text"),
-    "sft": (Example, "conversations"),
-    "ppo": (Example, "conversations"),
-    "rm": (Preference, "pairs of a better and a worse answer"),
-    "dpo": (Preference, "pairs of a better and a worse answer"),
-    "kto": (UnpairedPreference, "answers labelled true or false"),
+_PAIRS = "pairs of a better and a worse answer"
+
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "pt": ((Document,), "plain text"),
+    "sft": ((Example,), "conversations"),
+    "ppo": ((Example, Preference), "conversations"),
+    "grpo": ((Example, Preference), "conversations"),
+    "rm": ((Preference,), _PAIRS),
+    "dpo": ((Preference,), _PAIRS),
+    "ipo": ((Preference,), _PAIRS),
+    "orpo": ((Preference,), _PAIRS),
+    "simpo": ((Preference,), _PAIRS),
+    "kto": ((UnpairedPreference, Preference), "answers labelled true or false"),
 }
-"""Which rows a stage trains on."""
+"""Which rows a stage trains on. A pair is a prompt as well, and a wanted and an unwanted answer."""
 
 _WORTH_A_WORD = ("system", "history", "tools", "chosen", "rejected", "kto_tag")
 
@@ -228,12 +234,24 @@ def shape_of(head: Sequence[RawRow | BadRow], source: Source, path: Path, separa
     return detect(values, where=str(path), separator=separator)
 
 
+def known_stage(stage: str) -> str:
+    """The stage itself.
+
+    Raises:
+        UsageError: when there is no such stage.
+    """
+    if stage not in KINDS:
+        hint = did_you_mean(stage, KINDS) or f"Known: {', '.join(KINDS)}."
+        raise UsageError(f"there is no stage {stage!r}", where="stage", hint=hint)
+    return stage
+
+
 def of_stage(row: Row, stage: str) -> Row | BadRow:
     """The row if ``stage`` can train on it, else why not."""
-    kind, words = KINDS.get(stage, KINDS["dpo"])
-    if isinstance(row, kind):
+    kinds, words = KINDS[stage]
+    if isinstance(row, kinds):
         return row
-    found = next(what for other, what in KINDS.values() if isinstance(row, other))
+    found = next(what for others, what in KINDS.values() if isinstance(row, others[0]))
     return BadRow(row.origin, "", f"stage {stage} trains on {words}, this row is for {found}")
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from danlu.core.errors import DataError
 from danlu.core.workspace import cache_folder
 from danlu.data.catalog import resolve
-from danlu.data.encode import EncodingReport, EncodingRules, encode_rows
+from danlu.data.encode import EncodingReport, EncodingRules
+from danlu.data.encoders import ENCODERS
 from danlu.data.loading import LoadedRows, SourceInfo, digest, load_rows
 from danlu.data.mixing import Strategy
 from danlu.data.schema import row_key
@@ -113,7 +114,7 @@ def prepare(
     report = EncodingReport()
     store = write_store(
         place,
-        encode_rows(loaded.rows, template, rules, report),
+        ENCODERS[stage](loaded.rows, template, rules, report),
         (row_key(row) for row in loaded.rows),
         _Report(report, loaded),
     )
@@ -127,7 +128,8 @@ def _content_key(
     for name in selection.names:
         source = resolve(name, selection.dataset_dir)
         contents.append([digest(source.files()), repr(source.shape), source.num_samples])
-    parts = [FORMAT, asdict(selection), contents, template.digest, asdict(rules), tokenizer_digest, stage]
+    kind = ENCODERS[stage].__name__
+    parts = [FORMAT, asdict(selection), contents, template.digest, asdict(rules), tokenizer_digest, kind]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
@@ -141,8 +143,8 @@ def _prepared(store: TokenStore, rules: EncodingRules, *, reused: bool) -> Prepa
 
 def _nothing_left(report: dict[str, Any], rules: EncodingRules) -> DataError:
     if report["left_out"]:
-        few = report["rows"] - report["left_out"]
-        which = f"all {report['rows']} rows are" if not few else f"{report['left_out']} of {report['rows']} rows are"
+        few = report["rows"] - report["left_out"]  # below 0 where a row makes several sequences
+        which = f"all {report['rows']} rows are" if few <= 0 else f"{report['left_out']} of {report['rows']} rows are"
         return DataError(
             f"no row is left to train on: {which} longer than cutoff_len={rules.cutoff_len} tokens (the longest has "
             f"{report['longest']})",

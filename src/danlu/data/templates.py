@@ -159,6 +159,8 @@ class Template:
             pieces.append(Piece(before[len(told) :], trained=False))
             answer, stop, rest = self._at_stop(after[len(before) :])
             finished = index - shift not in unfinished
+            if not (finished or stop or message.tool_calls):
+                answer, rest = _at_end_of(message.content, answer)
             pieces += [Piece(answer, trained=True), Piece(stop, trained=finished), Piece(rest, trained=False)]
             if finished and not stop:
                 open_ends.append(len(pieces) - 2)
@@ -241,6 +243,14 @@ class Template:
         context = self._continuations.context("text")
         return [number for part in self._continuations.encode([(context, part) for part in parts]) for number in part]
 
+    def document_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of plain texts, each with what the tokenizer writes before a text and an end of text."""
+        pieces = [[Piece(self._hide(text, self._control_pattern), trained=True)] for text in texts]
+        end = self.tokenizer.eos_token_id
+        start = self.tokenizer.encode("", add_special_tokens=True)
+        start = start[:-1] if start and start[-1] == end else start
+        return [[*start, *encoded.ids, *([] if end is None else [end])] for encoded in self.encode_pieces(pieces)]
+
     def content_text(self, ids: Sequence[int]) -> str:
         """The text of such ids; a character that was cut in its middle is left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip("\ufffd")
@@ -314,6 +324,17 @@ class Template:
 
     def _reveal(self, text: str) -> str:
         return _HIDDEN.sub(lambda match: self._control[int(match.group(1))], text)
+
+
+def _at_end_of(content: str, answer: str) -> tuple[str, str]:
+    """An answer up to its own text, and what the template writes behind that."""
+    if not content.strip():
+        return "", answer
+    for text in (content, content.strip()):
+        place = answer.rfind(text)
+        if place >= 0:
+            return answer[: place + len(text)], answer[place + len(text) :]
+    return answer, ""
 
 
 def _is_blank(text: str) -> bool:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.core.checkpoints import follow, newest
 from danlu.core.console import warn
 from danlu.core.errors import ModelError
+from danlu.core.files import expanded
 from danlu.models.folders import make_readable
 from danlu.models.hub import fetch
 from danlu.models.quiet import quiet
@@ -49,15 +51,15 @@ def read_adapter(name: str | Path) -> AdapterInfo:
     Raises:
         ModelError: when there is none, its weights are missing, or its kind cannot be used correctly.
     """
-    path = Path(name).expanduser()
+    path = follow(expanded(name))
     if not path.exists() and not isinstance(name, Path) and HUB_ID.fullmatch(name) and "/" in name:
         path = fetch(name)
     if not (path / "adapter_config.json").is_file():
         what = (
             "this is not an adapter: there is no adapter_config.json" if path.exists() else "there is no such adapter"
         )
-        newest = max(path.glob("checkpoint-*"), key=lambda child: child.stat().st_mtime, default=None)
-        hint = f"Its newest checkpoint is {newest}." if newest else "Check the path."
+        checkpoint = newest(path)
+        hint = f"Its newest checkpoint is {checkpoint}." if checkpoint else "Check the path."
         raise ModelError(what, where=str(path), hint=hint)
     config = read_folder_json(path / "adapter_config.json")
     info = AdapterInfo(path, str(config.get("peft_type")), config.get("base_model_name_or_path"))

@@ -1,15 +1,16 @@
 """Attention over sequences packed side by side: no padding is computed, no sequence sees another.
 
 A packed batch is one row of T tokens. ``bounds`` (n + 1 places) says where sequences begin and end; it travels
-from the model's ``forward`` to every attention layer as a keyword argument, as does ``prefix`` (trained keys and
-values that every sequence sees first, for P-Tuning v2).
+from the model's ``forward`` to every attention layer as a keyword argument, as do ``prefix`` (trained keys and
+values that every sequence sees first, for P-Tuning v2) and ``parents`` (which sequence another one continues, so
+that a prompt with several answers is computed once).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ PACKED = "danlu_packed"
 
 EXPLICIT_LIMIT = 1024
 """Up to this many tokens explicit matrix products beat the fused kernel of PyTorch on a CPU."""
+
+
+Window: TypeAlias = tuple[int, int] | None
+"""Tokens that a token sees, itself included, and how many keys in front it sees always; None: everything."""
 
 
 def register() -> None:
@@ -49,6 +54,7 @@ def packed_attention(
     dropout: float = 0.0,
     bounds: Sequence[int] | None = None,
     prefix: Tensor | None = None,
+    parents: Sequence[int] | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **kwargs: Any,
@@ -65,6 +71,7 @@ def packed_attention(
         dropout: probability of dropping a weight.
         bounds: where sequences begin and end; None computes ordinary attention.
         prefix: (layers, 2, key-value heads, N, d), seen by every token.
+        parents: for each sequence the number of the one that it continues, or -1; None when none does.
         sliding_window: a token sees only this many tokens, itself included.
         softcap: scores become softcap · tanh(score / softcap).
         kwargs: further arguments of transformers, not needed here.
@@ -80,22 +87,30 @@ def packed_attention(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
+    always = 0 if before is None else before.shape[2]
     lengths = [end - start for start, end in zip(bounds[:-1], bounds[1:])]
     # splitting once is one concatenation in the backward pass; slicing would fill and add a whole tensor each time
-    parts = zip(query[0].split(lengths, 1), key[0].split(lengths, 1), value[0].split(lengths, 1), strict=True)
+    queries, keys, values = (part[0].split(lengths, 1) for part in (query, key, value))
     outputs = []
-    for length, (q, k, v) in zip(lengths, parts):
-        if before is not None:
-            k, v = torch.cat((before[0], k), dim=1), torch.cat((before[1], v), dim=1)  # noqa: PLW2901
-        window = sliding_window if sliding_window is not None and sliding_window < length else None
-        explicit = softcap is not None or (q.device.type == "cpu" and length <= EXPLICIT_LIMIT)
+    for number, q in enumerate(queries):
+        seen = [number] if parents is None or parents[number] < 0 else [parents[number], number]
+        k, v = _joined(before, 0, [keys[i] for i in seen]), _joined(before, 1, [values[i] for i in seen])
+        own = k.shape[1] - always
+        window = (sliding_window, always) if sliding_window is not None and sliding_window < own else None
+        explicit = softcap is not None or (q.device.type == "cpu" and k.shape[1] <= EXPLICIT_LIMIT)
         attend = _explicit if explicit else _fused
         outputs.append(attend(q, k, v, scale, dropout, window, softcap).transpose(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
 
 
+def _joined(prefix: Tensor | None, which: int, parts: Sequence[Tensor]) -> Tensor:
+    """Keys (0) or values (1) that a sequence sees: the prefix's, what it continues, its own."""
+    every = [*([] if prefix is None else [prefix[which]]), *parts]
+    return every[0] if len(every) == 1 else torch.cat(every, dim=1)
+
+
 def _explicit(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, window: int | None, softcap: float | None
+    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, window: Window, softcap: float | None
 ) -> Tensor:
     """Attention by matrix products; heads that share a key are one product. All (heads, length, d)."""
     heads, length, width = q.shape
@@ -114,7 +129,7 @@ def _explicit(
 
 
 def _fused(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, window: int | None, softcap: float | None
+    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, window: Window, softcap: float | None
 ) -> Tensor:
     """Attention by PyTorch's kernel."""
     plain = q.shape[1] == k.shape[1] and window is None
@@ -132,14 +147,13 @@ def _fused(
 
 
 @lru_cache(maxsize=32)
-def _bias(
-    queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device, copies: int = 1
-) -> Tensor:
+def _bias(queries: int, keys: int, window: Window, dtype: torch.dtype, device: torch.device, copies: int = 1) -> Tensor:
     """(copies · queries, keys): 0 where a query sees a key, -inf elsewhere; the last query sees the last key."""
     place = torch.arange(queries, device=device).unsqueeze(1)
     other = torch.arange(keys, device=device).unsqueeze(0) - (keys - queries)
     hidden = other > place
     if window is not None:
-        hidden |= (other <= place - window) & (other >= 0)
+        size, always = window
+        hidden |= (other <= place - size) & (other >= queries - keys + always)
     one = torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
     return one.repeat(copies, 1) if copies > 1 else one

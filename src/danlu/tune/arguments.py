@@ -8,6 +8,7 @@ from typing import Any
 from danlu.core.errors import ConfigError, did_you_mean
 from danlu.models.quiet import quiet
 from danlu.tune.config import TrainConfig
+from danlu.tune.optimizers import OWN, STAND_IN
 
 
 def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, checkpointing: bool) -> Any:
@@ -39,6 +40,12 @@ def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, c
                 hint=did_you_mean(name, known),
             )
         values[name] = value
+        if name.endswith("checkpointing_kwargs") and dict(value or {}).get("offload") and not _accelerated():
+            raise ConfigError(
+                "there is no GPU whose memory activations could leave",
+                where=f"trainer.{name}",
+                hint="Leave offload out; gradient_checkpointing=true alone saves memory here.",
+            )
     try:
         with quiet():
             return TrainingArguments(**values)
@@ -60,7 +67,7 @@ def _values(config: TrainConfig, total_steps: int) -> dict[str, Any]:
         "lr_scheduler_type": optimizer.lr_scheduler_type,
         "lr_scheduler_kwargs": dict(optimizer.lr_scheduler_kwargs),
         "warmup_steps": warmup_steps(config, total_steps),
-        "optim": optimizer.optim,
+        "optim": STAND_IN if optimizer.optim in OWN else optimizer.optim,
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.max_grad_norm,
         "bf16": compute.bf16,

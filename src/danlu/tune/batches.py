@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,13 +14,23 @@ from torch.utils.data import Dataset
 from danlu.data.tokens import TokenStore
 
 Batch = dict[str, Tensor]
+Part: TypeAlias = tuple[NDArray[np.int32], NDArray[np.bool_]]
+"""Token ids of a sequence, and for each whether it is trained."""
 
 
 class Sequences(Dataset[int]):
-    """The numbers of the sequences to train or evaluate on; the tokens stay on disk until a batch needs them."""
+    """The numbers of the items to train or evaluate on; the tokens stay on disk until a batch needs them.
 
-    def __init__(self, store: TokenStore, members: NDArray[np.int64]) -> None:
-        self.store, self.members = store, members
+    Args:
+        store: the items.
+        members: those to use.
+        columns: further numbers of every item of the store, (n, …) each; a batch holds them under the same names.
+    """
+
+    def __init__(
+        self, store: TokenStore, members: NDArray[np.int64], columns: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        self.store, self.members, self.columns = store, members, dict(columns or {})
 
     def __len__(self) -> int:
         return len(self.members)
@@ -99,26 +110,54 @@ def training_batches(
     return ShuffledBatches(len(members), batch_size, seed, groups)
 
 
-def collate(store: TokenStore, members: Sequence[int]) -> Batch:
-    """Lay sequences side by side.
+def lay_out(items: Sequence[Sequence[Part]]) -> Batch:
+    """Lay items side by side: sequences by themselves, or prompts followed by the answers that continue them.
+
+    Args:
+        items: the sequences of each item as (ids, trained); all items have equally many. Where there are several,
+            the first is the prompt and each other one continues it.
 
     Returns:
-        ``input_ids`` (1, T); ``position_ids`` (1, T) counting from 0 in each sequence; ``bounds`` (n + 1);
-        ``at`` (m): places whose next token is trained; ``targets`` (m): those tokens; ``members`` (n).
+        ``input_ids`` (1, T); ``position_ids`` (1, T) counting from 0 in each sequence, behind its prompt in an
+        answer; ``bounds`` (s + 1) of the s sequences; ``at`` (m): places whose next token is trained; ``targets``
+        (m): those tokens. With several parts also ``parents`` (s): the sequence that another one continues, or -1;
+        ``owners`` (m): the number of the answer that a trained token belongs to; ``ends`` (a): the place of the
+        last token of each of the a answers.
     """
-    parts = [store[member] for member in members]
-    lengths = [len(ids) for ids, _ in parts]
+    parts = [part for item in items for part in item]
+    width = len(items[0])
+    lengths = np.array([len(ids) for ids, _ in parts])
+    bounds = np.concatenate(([0], np.cumsum(lengths)))
     ids = np.concatenate([ids for ids, _ in parts]).astype(np.int64)
     trained = np.concatenate([mask for _, mask in parts])
-    bounds = np.concatenate(([0], np.cumsum(lengths)))
-    trained[bounds[:-1]] = False
+    number = np.arange(len(parts))
+    head = number - number % width  # the first sequence of the same item
+    continues = head != number
+    offset = np.where(continues, lengths[head], 0)
+    positions = np.arange(len(ids)) - np.repeat(bounds[:-1] - offset, lengths)
+    trained[bounds[:-1][~continues]] = False
     targets_at = np.flatnonzero(trained)
-    positions = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths)
-    return {
+    owner = np.repeat(number, lengths)[targets_at]
+    first = targets_at == bounds[owner]  # the first token of an answer follows the last one of its prompt
+    at = np.where(first, bounds[head[owner] + 1] - 1, targets_at - 1)
+    batch = {
         "input_ids": torch.from_numpy(ids).unsqueeze(0),
         "position_ids": torch.from_numpy(positions).unsqueeze(0),
         "bounds": torch.from_numpy(bounds),
-        "at": torch.from_numpy(targets_at - 1),
+        "at": torch.from_numpy(at),
         "targets": torch.from_numpy(ids[targets_at]),
-        "members": torch.tensor(members),
     }
+    if width > 1:
+        answer = np.cumsum(continues) - 1
+        batch["parents"] = torch.from_numpy(np.where(continues, head, -1))
+        batch["owners"] = torch.from_numpy(answer[owner])
+        batch["ends"] = torch.from_numpy(bounds[1:][continues] - 1)
+    return batch
+
+
+def collate(store: TokenStore, members: Sequence[int]) -> Batch:
+    """Items of a store laid out by :func:`lay_out`, with their numbers ``members`` (n) and ``values`` (n)."""
+    batch = lay_out([store.parts(member) for member in members])
+    batch["members"] = torch.tensor(members)
+    batch["values"] = torch.from_numpy(store.values[list(members)])
+    return batch

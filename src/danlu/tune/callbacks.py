@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,10 +29,10 @@ class Recorder(TrainerCallback):
     Args:
         folder: the run directory.
         style: whose keys trainer_log.jsonl has.
-        tokens_per_step: tokens of one optimizer step on average, for the speed shown.
+        tokens_per_step: tokens of one optimizer step on average, for the speed shown; None where it is not known.
     """
 
-    def __init__(self, folder: Path, style: FileStyle, tokens_per_step: float) -> None:
+    def __init__(self, folder: Path, style: FileStyle, tokens_per_step: float | None) -> None:
         self.folder, self.style, self.tokens_per_step = folder, style, tokens_per_step
         self.events = EventLog(folder / "events.jsonl")
         self.line: ProgressLine | None = None
@@ -50,15 +52,17 @@ class Recorder(TrainerCallback):
         """One step further."""
         if self.line:
             seconds = max(time.monotonic() - self.started, 1e-9)
-            speed = (state.global_step - self.first_step) * self.tokens_per_step / seconds
-            self.line.advance(state.global_step - self.line.done, f"{self.loss}{speed:.0f} tokens/s")
+            made = state.global_step - self.first_step
+            speed = "" if self.tokens_per_step is None else f"{made * self.tokens_per_step / seconds:.0f} tokens/s"
+            self.line.advance(state.global_step - self.line.done, f"{self.loss}{speed}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Write one event."""
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
-            self.loss = f"loss {logs['loss']:.4f}  "
+            told = [name for name in ("loss", "accuracy", "reward", "kl") if name in logs]
+            self.loss = "".join(f"{name} {logs[name]:.4f}  " for name in told)
         made = state.global_step - getattr(self, "first_step", 0)
         elapsed = time.monotonic() - getattr(self, "started", time.monotonic())
         named = {"epoch": round(state.epoch or 0.0, 4), **logs}
@@ -83,10 +87,23 @@ class Recorder(TrainerCallback):
 
 
 class StopOnRequest(TrainerCallback):
-    """Ctrl-C once: finish the step, save, and say how to go on. Twice: stop at once."""
+    """Ctrl-C once, or the end of a limit of time: finish the step, save, say how to go on. Ctrl-C twice: stop at once.
+
+    Attributes:
+        asked: whether to stop.
+        reason: who asked, for the message.
+    """
+
+    clock = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.interrupted, self.reason = False, False, "as you asked"
+        self.minutes, self.deadline = 0.0, math.inf
+
+    def after(self, minutes: float | None, started: float) -> None:
+        """Stop when so many minutes are over since ``started`` (seconds of ``clock``); None: never."""
+        if minutes is not None:
+            self.minutes, self.deadline = minutes, started + 60 * minutes
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Listen for SIGINT and SIGTERM; only the main thread can."""
@@ -95,13 +112,16 @@ class StopOnRequest(TrainerCallback):
         self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.interrupted:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = self.interrupted = True
         note("stopping after this step and saving; press Ctrl-C again to stop without saving")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop if that was asked."""
+        """Save and stop if that was asked, or if the time is over."""
+        if not self.asked and self.clock() >= self.deadline:
+            self.asked, self.reason = True, f"after max_minutes={self.minutes:g}"
+            note("the time is over: saving and stopping")
         if self.asked and state.global_step < state.max_steps:
             args.save_only_model = False  # without the optimizer there would be no going on
             control.should_save = True
@@ -157,6 +177,16 @@ def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
         where=str(folder),
         hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last}",
     )
+
+
+def name_in_tensorboard(callbacks: Iterable[Any], folder: Path, name: str) -> None:
+    """Let tensorboard's files go to ``runs/<name>``, which it shows as the run's name, also when it goes on.
+
+    By themselves they go to a folder named for the time and the machine. ``TENSORBOARD_LOGGING_DIR`` still wins.
+    """
+    for callback in callbacks:
+        if hasattr(callback, "tb_writer") and callback.logging_dir is None:
+            callback.logging_dir = str(folder / "runs" / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "run"))
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from danlu.core.checkpoints import BEST, LAST, give_name
+from danlu.core.console import note
 from danlu.core.errors import RunError
 from danlu.core.files import read_json
 
@@ -47,6 +49,8 @@ class Progress(TrainerCallback):
             trainer._globalstep_last_logged = saved["last_logged_step"]
             trainer._initial_global_step = saved["start_step"]
             trainer._began -= saved.get("seconds", 0.0)
+            if state.is_world_process_zero:
+                trainer.tally.merge(saved.get("tally", {}))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The steps of an epoch follow."""
@@ -78,6 +82,14 @@ def whole_or_absent(work: Path, what: str) -> Iterator[None]:
             where=str(work.parent),
             hint="Free some space and start the same command again; it goes on from the last checkpoint.",
         ) from error
+
+
+def name_checkpoints(run: Path, last: Path, best: str | None) -> None:
+    """Let ``last`` and ``best`` in the run directory stand for checkpoints; what is called so already stays."""
+    for name, checkpoint in ((LAST, last), (BEST, Path(best) if best else None)):
+        there = checkpoint if checkpoint and checkpoint.is_dir() else None
+        if not give_name(run, name, there) and there:
+            note(f"{run / name} is not danlu's, so it does not stand for {there.name}")
 
 
 class own_attention:

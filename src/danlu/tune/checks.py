@@ -10,8 +10,12 @@ from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.models.adapters import read_adapter
 from danlu.models.runs import adapter_chain
 from danlu.tune.config import TrainConfig
+from danlu.tune.matrix import ONLINE, STAGES, check_combination
 from danlu.tune.methods import family
 from danlu.tune.methods.given import check_given
+from danlu.tune.online.plan import RolloutPlan
+from danlu.tune.online.sources import parse_source
+from danlu.tune.optimizers import check_optimizer
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -42,18 +46,21 @@ def check(config: TrainConfig) -> None:
         raise UsageError("there is nothing to do", hint="Set do_train, do_eval or do_predict.")
     if task.do_train and not config.data.dataset:
         raise UsageError("no dataset is named", hint="Set dataset; `danlu data list` shows known names.")
+    check_combination(config.method.finetuning_type, task.stage)
     _check_evaluation(config)
     _check_encoding(config)
+    _check_stage(config)
     _check_adapters(config)
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Look for the packages of ``report_to``, ``deepspeed`` and ``quantization_bit`` before anything is loaded.
+    """Look for the packages that options need, before anything is loaded.
 
     Raises:
-        UsageError: for a tracker that transformers does not know.
+        UsageError: for an optimizer or tracker that is not known.
         MissingDependency: naming the package.
     """
+    check_optimizer(config)
     if config.compute.deepspeed and not find_spec("deepspeed"):
         raise MissingDependency("deepspeed", "for deepspeed")
     if config.quant.quantization_bit and not find_spec("bitsandbytes"):
@@ -88,7 +95,8 @@ def _check_evaluation(config: TrainConfig) -> None:
         if log.early_stopping_steps:
             raise UsageError("early_stopping_steps needs eval_strategy", hint="Set it to steps or epoch.")
     metric = (log.metric_for_best_model or "loss").removeprefix("eval_")
-    if not metric.endswith("loss") and not config.task.predict_with_generate:
+    told = metric.endswith(("loss", *STAGES[config.task.stage].metrics))
+    if not told and not config.task.predict_with_generate:
         raise UsageError(
             f"{metric} is measured only when answers are generated",
             where="metric_for_best_model",
@@ -100,6 +108,68 @@ def _check_evaluation(config: TrainConfig) -> None:
             where=f"save_strategy {config.output.save_strategy}, eval_strategy {log.eval_strategy}",
             hint="Give both the same value.",
         )
+
+
+def _check_stage(config: TrainConfig) -> None:
+    stage, encode = config.task.stage, config.encode
+    if config.task.predict_with_generate and stage not in ("sft", "pt"):
+        raise UsageError(
+            f"stage {stage} is measured by its own numbers, not by generated answers",
+            where="predict_with_generate",
+            hint="Leave it out; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer.",
+        )
+    idle = [name for name in ("train_on_prompt", "mask_history") if getattr(encode, name)]
+    idle = idle if stage != "sft" else []
+    idle += [name for name, stages in _READ_BY.items() if stage not in stages and _is_set(config, name)]
+    if config.preference.pref_loss == "hinge" and config.preference.dpo_label_smoothing and stage == "dpo":
+        idle.append("dpo_label_smoothing (with pref_loss=hinge)")
+    if idle:
+        warn(f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect in stage {stage}")
+    if stage in ONLINE:
+        _check_online(config)
+    if stage == "kto" and config.optimizer.per_device_train_batch_size == 1:
+        warn("kto estimates the KL term over a batch: per_device_train_batch_size=1 makes it the number of one answer")
+
+
+def _check_online(config: TrainConfig) -> None:
+    stage, rollout = config.task.stage, config.rollout
+    if not config.task.do_train:
+        return
+    if not (rollout.reward_model or rollout.reward_funcs):
+        raise UsageError(
+            f"stage {stage} needs something that says how good an answer is",
+            where="reward_model, reward_funcs",
+            hint="Set reward_model=DIR (a run of stage rm), or reward_funcs=NAME, file.py:function or a URL.",
+        )
+    for entry in rollout.reward_funcs:
+        parse_source(entry)
+    sources = len(rollout.reward_funcs) + bool(rollout.reward_model)
+    if len(rollout.reward_weights) not in (0, sources):
+        raise UsageError(
+            f"reward_weights has {len(rollout.reward_weights)} weights for {sources} rewards",
+            hint="Give one weight to each of reward_funcs, then one to reward_model.",
+        )
+    if config.encode.packing:
+        raise UsageError(
+            f"packing has nothing to fill in stage {stage}: answers already stand beside their prompt",
+            hint="Leave packing out.",
+        )
+    RolloutPlan.of(config, prompts=1)
+
+
+_READ_BY = {
+    "pref_loss": ("dpo",),
+    "pref_ftx": ("dpo", "ipo", "simpo"),
+    "dpo_label_smoothing": ("dpo",),
+    "simpo_gamma": ("simpo",),
+    "kto_chosen_weight": ("kto",),
+    "kto_rejected_weight": ("kto",),
+}
+"""Options of preference learning → the stages that read them. ``pref_beta`` is no news: old files always set it."""
+
+
+def _is_set(config: TrainConfig, name: str) -> bool:
+    return getattr(config.preference, name) != type(config.preference).model_fields[name].default
 
 
 def _check_encoding(config: TrainConfig) -> None:

@@ -6,7 +6,9 @@ The comment after each default is the option's documentation: the CLI, the docs 
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from danlu.core.config import Options
 from danlu.tune.options.data import DataOptions, EncodeOptions
@@ -25,6 +27,8 @@ from danlu.tune.options.methods import (
     QuantOptions,
     VeraOptions,
 )
+from danlu.tune.options.objectives import GrpoOptions, PpoOptions, PreferenceOptions, RolloutOptions
+from danlu.tune.options.optimizers import GaloreOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
 from danlu.tune.options.task import ModelOptions, TaskOptions
 
@@ -74,9 +78,30 @@ class TrainConfig(Options):
     prompt: PromptOptions = PromptOptions()
     adapter: AdapterOptions = AdapterOptions()
     quant: QuantOptions = QuantOptions()
+    preference: PreferenceOptions = PreferenceOptions()
+    rollout: RolloutOptions = RolloutOptions()
+    ppo: PpoOptions = PpoOptions()
+    grpo: GrpoOptions = GrpoOptions()
     optimizer: OptimOptions = OptimOptions()
+    galore: GaloreOptions = GaloreOptions()
     compute: ComputeOptions = ComputeOptions()
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()
     generate: GenerateOptions = GenerateOptions()
     trainer: Mapping = Field({}, description="further arguments of transformers' TrainingArguments, by name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_is_stage(cls, values: Any) -> Any:
+        """LLaMA-Factory writes ``stage: dpo`` with ``pref_loss: orpo`` for what is the stage orpo here."""
+        task: Any = values.get("task") if isinstance(values, dict) else None
+        preference: Any = values.get("preference") if isinstance(values, dict) else None
+        if not (isinstance(task, dict) and isinstance(preference, dict)):
+            return values
+        wanted = preference.get("pref_loss")
+        if task.get("stage") == "dpo" and wanted in ("ipo", "orpo", "simpo"):
+            return values | {
+                "task": task | {"stage": wanted},
+                "preference": preference | {"pref_loss": "sigmoid"},
+            }
+        return values

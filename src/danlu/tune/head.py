@@ -69,3 +69,76 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     """
     loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets)
     return loss
+
+
+class _ChunkedLogProbs(torch.autograd.Function):
+    """log p(target) of every row and the entropy of its distribution; logits are computed again for the gradient.
+
+    With logits z = (h Wᵀ + b) / τ: ∂ log p_t / ∂z = onehot(t) - softmax(z). The entropy carries no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        chosen = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        entropy = torch.empty_like(chosen)
+        work = weight.to(hidden.dtype)
+        for start in range(0, len(hidden), CHUNK):
+            end = start + CHUNK
+            log_p = _log_p(hidden[start:end], work, bias, temperature)
+            chosen[start:end] = log_p.gather(1, targets[start:end].unsqueeze(1))[:, 0]
+            entropy[start:end] = -(log_p.exp() * log_p).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return chosen, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias and bias is not None else None
+        work = weight.to(hidden.dtype)
+        for start in range(0, len(hidden), CHUNK):
+            rows, factor = hidden[start : start + CHUNK], slopes[0][start : start + CHUNK].unsqueeze(1)
+            wanted = targets[start : start + CHUNK].unsqueeze(1)
+            slope = _log_p(rows, work, bias, ctx.temperature).exp_().mul_(-factor / ctx.temperature)
+            slope.scatter_add_(1, wanted, factor / ctx.temperature)
+            if d_bias is not None:
+                d_bias += slope.sum(0)
+            slope = slope.to(rows.dtype)
+            if d_hidden is not None:
+                torch.mm(slope, work, out=d_hidden[start : start + CHUNK])
+            if d_weight is not None:
+                d_weight += slope.t() @ rows
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+            None,
+            None,
+        )
+
+
+def _log_p(rows: Tensor, work: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    logits = torch.nn.functional.linear(rows, work, None if bias is None else bias.to(rows.dtype)).float()
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+
+
+def token_log_probs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log softmax((hidden Wᵀ + b) / τ)[target] and the entropy of each distribution, both (n) float32.
+
+    Args:
+        hidden: (n, d), the states before the tokens.
+        weight: (V, d); trained or not.
+        bias: (V) or None.
+        targets: (n) token ids.
+        temperature: τ.
+    """
+    chosen, entropy = _ChunkedLogProbs.apply(hidden, weight, bias, targets, temperature)
+    return chosen, entropy

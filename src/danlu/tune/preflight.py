@@ -9,14 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
 from danlu.models.quantize import Quantization
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
+from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, call, family
+from danlu.tune.online.plan import RolloutPlan, keeps_first_weights
+from danlu.tune.optimizers import state_bytes
 
 GIB = 2**30
 FROZEN_PARTS = ("vera_A", "vera_B")
@@ -36,6 +41,7 @@ class Shape:
     layers: int
     heads: int
     vocabulary: int
+    tables: int
     linear: int
     """Weights of linear layers, without the output layer: what quantisation makes smaller."""
     model: Any
@@ -102,9 +108,16 @@ def read_shape(model_config: Any) -> Shape:
         layers=model_config.num_hidden_layers,
         heads=heads,
         vocabulary=model_config.vocab_size,
+        tables=sum(weight.numel() for weight in _tables(model)),
         linear=sum(layer.weight.numel() for layers in linear_names(model).values() for layer in layers),
         model=model_config,
     )
+
+
+def _tables(model: Any) -> list[Any]:
+    """The embeddings and the output head, each weight once."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return list({id(end.weight): end.weight for end in ends if end is not None}.values())
 
 
 def _without_weights(model_config: Any) -> Any:
@@ -127,7 +140,7 @@ def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
 
     given = () if config.model.create_new_adapter else config.model.adapter_name_or_path
     if given:
-        return _adapter_parameters(Path(given[-1]).expanduser())
+        return _adapter_parameters(follow(Path(given[-1]).expanduser()))
     start = {"pissa_init": False, "init_lora_weights": "default"}  # decompositions need weights
     plain = _changed(_changed(config, "lora", **start), "model", adapter_name_or_path=())
     with torch.device("meta"), quiet():
@@ -153,7 +166,8 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
     """Bytes of weights, gradients, optimizer state and activations.
 
     Per layer and token a decoder keeps about 8 d + 4 f numbers (d hidden, f intermediate) for the backward pass; with
-    recomputation only its input, d, and one layer's worth at a time. AdamW keeps two float32 numbers a weight.
+    recomputation only its input, d, and one layer's worth at a time. What the optimizer keeps is a table
+    (:func:`danlu.tune.optimizers.state_bytes`): AdamW two numbers a weight.
     """
     half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
     frozen_bytes = 2 if half or config.model.dtype in ("bfloat16", "float16") else 4
@@ -165,7 +179,11 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
         weights -= int(shape.linear * (frozen_bytes - _quantized_bytes(config)))
     if half and config.method.finetuning_type == "full" and not config.compute.pure_bf16:
         weights += trainable * 2  # autocast keeps a copy in half precision during a pass
-    state = trainable * (master_bytes + 2 * master_bytes)
+    tables = shape.tables if config.method.finetuning_type == "full" else 0
+    gradients = trainable * master_bytes
+    state = state_bytes(config, trainable, hidden=shape.hidden, tables=tables, weight_bytes=master_bytes)
+    if keeps_first_weights(config):
+        state += trainable * master_bytes
     per_layer = load.tokens * (8 * shape.hidden + 4 * shape.intermediate) * load.activation_bytes
     if load.explicit_attention:
         per_layer += load.tokens * load.longest * shape.heads * load.activation_bytes
@@ -175,7 +193,7 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
     else:
         activations = deep * per_layer
     logits = min(CHUNK, load.tokens) * shape.vocabulary * 10
-    return int(weights + state + activations + logits)
+    return int(weights + gradients + state + activations + logits)
 
 
 def _quantized_bytes(config: TrainConfig) -> float:
@@ -222,6 +240,9 @@ def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:
     options = config.optimizer
     if options.max_steps > 0:
         return options.max_steps
+    if config.task.stage in ONLINE:
+        rollouts = RolloutPlan.of(config, units, processes)
+        return math.ceil(options.num_train_epochs * rollouts.rollouts_per_epoch * rollouts.steps_per_rollout)
     batches = math.ceil(math.ceil(units / options.per_device_train_batch_size) / processes)
     per_epoch = max(math.ceil(batches / options.gradient_accumulation_steps), 1)
     return math.ceil(options.num_train_epochs * per_epoch)
@@ -282,6 +303,8 @@ def _load(config: TrainConfig, longest: int, checkpointing: bool) -> Load:
     import torch
 
     half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
+    if config.task.stage in ONLINE:
+        longest += config.generate.max_new_tokens
     length = config.encode.cutoff_len if config.encode.packing else longest
     return Load(
         tokens=length * config.optimizer.per_device_train_batch_size,
@@ -302,30 +325,38 @@ def cheapest_fit(config: TrainConfig, shape: Shape, longest: int, free: int) -> 
 
 
 def _changes(config: TrainConfig, longest: int) -> Iterator[tuple[str, TrainConfig, int, bool]]:
+    """Changes that add up, mildest first: (words, configuration, longest row, whether activations are recomputed)."""
     recompute = not config.compute.disable_gradient_checkpointing
-    batch = config.optimizer.per_device_train_batch_size
-    smaller = config
+    rows, accumulation = config.optimizer.per_device_train_batch_size, config.optimizer.gradient_accumulation_steps
+    batch, smaller, words = rows, config, ""
     while batch > 1:
         batch //= 2
-        accumulation = config.optimizer.gradient_accumulation_steps * (
-            config.optimizer.per_device_train_batch_size // batch
-        )
-        smaller = _changed(
-            smaller, "optimizer", per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
-        )
-        words = f"per_device_train_batch_size={batch} gradient_accumulation_steps={accumulation} (the same update)"
+        steps = accumulation * (rows // batch)
+        smaller = _changed(smaller, "optimizer", per_device_train_batch_size=batch, gradient_accumulation_steps=steps)
+        words = f"per_device_train_batch_size={batch} gradient_accumulation_steps={steps}"
+        yield f"{words} (the same update)", smaller, longest, recompute
+    compute = config.compute
+    if not (compute.bf16 or compute.fp16 or compute.pure_bf16):
+        smaller, words = _changed(smaller, "compute", bf16=True), f"{words} bf16=true".strip()
         yield words, smaller, longest, recompute
-    if not config.compute.bf16 and not config.compute.fp16:
-        half = _changed(smaller, "compute", bf16=True)
-        yield f"per_device_train_batch_size={batch} bf16=true", half, longest, recompute
-        smaller = half
+    if config.method.finetuning_type in ("full", "freeze"):
+        for optimizer in _leaner(config):
+            lean = _changed(smaller, "optimizer", optim=optimizer)
+            yield f"{words} optim={optimizer}".strip(), lean, longest, recompute
     if config.method.finetuning_type == "full":
-        lora = _changed(smaller, "method", finetuning_type="lora")
-        yield f"finetuning_type=lora per_device_train_batch_size={batch} bf16=true", lora, longest, recompute
-        smaller = lora
+        smaller = _changed(smaller, "method", finetuning_type="lora")
+        words = f"finetuning_type=lora {words}".strip()
+        yield words, smaller, longest, recompute
     for length in (1024, 512, 256):
         if length < longest:
-            yield f"cutoff_len={length} per_device_train_batch_size={batch} bf16=true", smaller, length, recompute
+            yield f"cutoff_len={length} {words}".strip(), smaller, length, recompute
+
+
+def _leaner(config: TrainConfig) -> list[str]:
+    """Optimizers that keep less than the chosen one, and whose packages are there, the nearest to AdamW first."""
+    if not config.optimizer.optim.startswith(("adamw_torch", "paged_adamw_32")):
+        return []
+    return (["adamw_8bit"] if find_spec("bitsandbytes") else []) + ["adafactor"]
 
 
 def _changed(config: TrainConfig, group: str, **values: Any) -> TrainConfig:

@@ -31,13 +31,19 @@ from danlu.tune.artefacts import (
 )
 from danlu.tune.batches import Sequences, pack_groups, training_batches
 from danlu.tune.boundary import BoundaryCache, split_dtype
-from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest
+from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
+from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
+from danlu.tune.objectives import needs
+from danlu.tune.online.plan import RolloutPlan, check_room
+from danlu.tune.online.wiring import Rollouts, make_experience
+from danlu.tune.optimizers import builder
 from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
+from danlu.tune.reference_model import reference_key, reference_log_probs
 from danlu.tune.trainer import DanluTrainer, Measure
 from danlu.tune.weights import frozen_dtype
 
@@ -55,6 +61,7 @@ class Session:
     Attributes:
         evaluation: named rows to measure on the way; "" reports plain ``eval_loss``.
         measure: generation metrics at each evaluation, or None.
+        rollouts: samples and rewards, for objectives that learn from the model's own answers.
     """
 
     def __init__(self, config: TrainConfig, run: RunDirectory, folder: Path, tokenizer: Any, store: TokenStore) -> None:
@@ -62,6 +69,7 @@ class Session:
         self.tokenizer, self.store = tokenizer, store
         self.evaluation: Mapping[str, TokenStore] = {}
         self.measure: Measure | None = None
+        self.rollouts: Rollouts | None = None
 
     def plan(self, members: NDArray[np.int64]) -> Plan:
         """Count steps and memory; say them; refuse what cannot work. No weights are loaded.
@@ -77,6 +85,8 @@ class Session:
         if self.config.encode.packing:
             units = len(pack_groups(lengths, self.config.encode.cutoff_len))
         model_config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        if self.config.task.stage in ONLINE:
+            check_room(self.config, int(lengths.max()), getattr(model_config, "max_position_embeddings", None))
         plan = make_plan(self.config, read_shape(model_config), self.store.report, units, int(lengths.max()))
         share = 100 * plan.trainable / plan.parameters
         note(
@@ -84,6 +94,14 @@ class Session:
             f"trained ({share:.2f} %), about {plan.memory / GIB:.1f} of {plan.free / GIB:.1f} GiB free memory"
             + (", activations recomputed" if plan.checkpointing else "")
         )
+        if self.config.task.stage in ONLINE:
+            options = self.config.optimizer
+            alone = options.per_device_train_batch_size * options.gradient_accumulation_steps
+            rollouts = RolloutPlan.of(self.config, units, plan.batch // alone)
+            note(
+                f"rollouts: {rollouts.asked} prompts with {rollouts.group} answers each, up to "
+                f"{self.config.generate.max_new_tokens} tokens long, for every {rollouts.steps_per_rollout} steps"
+            )
         return plan
 
     def run(self, checkpoint: Path | None, *, data: Sequence[str], started: float) -> dict[str, float]:
@@ -108,8 +126,11 @@ class Session:
         set_seed(config.compute.seed)
         learner, tuned = self._learner(members)
         trainer = self._trainer(learner, tuned, members, held_out, plan)
+        self._reference(trainer)
+        self._feed(trainer, members)
         recorder = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Recorder))
         stop = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StopOnRequest))
+        stop.after(config.output.max_minutes, started)
         note(f"ready after {time.monotonic() - started:.1f} s")
         try:
             with quiet():
@@ -121,7 +142,7 @@ class Session:
                 learner.cache.close()
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
             raise RunError(
-                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} as you asked; it is saved",
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} {stop.reason}; it is saved",
                 where=str(output),
                 hint="Start the same command again to go on.",
             )
@@ -159,13 +180,49 @@ class Session:
                 hint="Leave flash_attn out, or use another method, for instance finetuning_type=lora.",
             )
         cache = self._boundary_cache(tuned, members)
-        return Learner(tuned.model, abilities, tuned.prefix, cache, config.task.stage), tuned
+        return Learner(tuned.model, abilities, tuned.prefix, cache, config), tuned
+
+    def _reference(self, trainer: DanluTrainer) -> None:
+        """Give the rows what the model says of them before training, where the objective compares with that."""
+        learner, config, args = trainer.model, self.config, trainer.args
+        if "reference" not in needs(learner.objective):
+            return
+        prefix = learner.prefix
+        continued = bool(config.model.adapter_name_or_path) and not config.model.create_new_adapter
+        learner.prefix = prefix if continued else None
+        device = learner.model.device.type
+        dtype = torch.float16 if config.compute.fp16 else torch.bfloat16
+        for data in (trainer.train_dataset, *trainer.evaluations.values()):
+            data.columns["reference"] = reference_log_probs(
+                learner,
+                data.store,
+                key=reference_key(config, self.folder, data.store),
+                batch_size=config.optimizer.per_device_train_batch_size,
+                precision=torch.autocast(device, dtype, enabled=config.compute.bf16 or config.compute.fp16),
+                rank=(args.process_index, args.world_size),
+                share=_from_everybody,
+            )
+        learner.prefix = prefix
+
+    def _feed(self, trainer: DanluTrainer, members: NDArray[np.int64]) -> None:
+        """Let objectives that learn from the model's own answers make their batches."""
+        if self.rollouts is None:
+            return
+        trainer.feed = experience = make_experience(
+            trainer, self.config, self.rollouts, self.store, members, self.run_directory.path
+        )
+        held_out = [(data.store, data.members.tolist()) for data in trainer.evaluations.values()]
+        if held_out:
+            trainer.measure = lambda _: experience.evaluate(*held_out[0])
+            trainer.evaluations = {}
 
     def _boundary_cache(self, tuned: Tuned, members: NDArray[np.int64]) -> BoundaryCache | None:
         """Hidden states below the trained layers are worth keeping when there is a second epoch to use them."""
         config, first = self.config, tuned.first_trained
         if first is None or not config.compute.freeze_cache or config.optimizer.num_train_epochs <= 1:
             return None
+        if config.task.stage not in ("pt", "sft"):
+            return None  # a prompt with several answers is no plain sequence
         if config.compute.neftune_noise_alpha:
             return None  # the noise on the embeddings is another one in each epoch
         backbone, width = tuned.model.base_model, tuned.model.config.hidden_size
@@ -193,7 +250,7 @@ class Session:
             evaluations.setdefault("", Sequences(self.store, held_out))
         if config.log.eval_strategy != "no" and not evaluations:
             raise DataError("there are no rows to evaluate on", hint="Set eval_dataset or val_size.")
-        tokens_per_step = plan.tokens / max(plan.sequences, 1) * plan.batch
+        tokens_per_step = None if self.rollouts else plan.tokens / max(plan.sequences, 1) * plan.batch
         callbacks = [
             Recorder(output, config.output.file_style, tokens_per_step),
             StopOnNonsense(),
@@ -219,6 +276,8 @@ class Session:
                 callbacks=callbacks,
             )
         trainer.rate_ratio = config.lora.loraplus_lr_ratio
+        trainer.build_optimizer = builder(config)
+        name_in_tensorboard(trainer.callback_handler.callbacks, output, config.log.run_name or output.resolve().name)
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)
@@ -232,7 +291,8 @@ class Session:
         config, output = self.config, self.run_directory.path
         if config.output.file_style == "et":  # that tool wrote five numbers
             metrics = {key: value for key, value in metrics.items() if key != "total_flos"}
-        write_results(output, "train", metrics)
+        if not (config.output.file_style == "et" and config.task.stage == "ppo"):  # where it wrote none
+            write_results(output, "train", metrics)
         write_finetuning_args(output, config)
         if config.output.file_style == "et":
             write_training_args(output, config)
@@ -241,7 +301,17 @@ class Session:
         )
         note(metrics_block("train", metrics))
         if config.output.plot_loss:
-            plot_curves(output, history, ("loss", "eval_loss"), tell=note)
+            online = ("reward",) if self.rollouts is not None else ()
+            plot_curves(output, history, ("loss", "eval_loss", *online), tell=note)
+
+
+def _from_everybody(own: list[Any]) -> list[Any]:
+    """What all processes have, in the order of their ranks."""
+    if not torch.distributed.is_initialized():
+        return own
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, own[0])
+    return found
 
 
 def _for_this_machine(config: TrainConfig) -> TrainConfig:

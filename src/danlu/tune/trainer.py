@@ -18,10 +18,13 @@ from danlu.core.errors import ConfigError, UsageError, did_you_mean
 from danlu.core.files import write_json
 from danlu.tune.batches import Batch, Sequences, training_batches
 from danlu.tune.callbacks import MethodHooks, stop_if_nonsense
-from danlu.tune.checkpoints import PROGRESS, Progress, own_attention, whole_or_absent
+from danlu.tune.checkpoints import PROGRESS, Progress, name_checkpoints, own_attention, whole_or_absent
+from danlu.tune.feed import Feed
 from danlu.tune.learner import Learner
 from danlu.tune.methods import METHODS, Tuned, call
 from danlu.tune.methods.low_rank import raise_rates
+from danlu.tune.optimizers import Build, weights_to_use
+from danlu.tune.tally import Tally
 
 Measure = Callable[[Any], Mapping[str, float]]
 """Generates answers with the model and returns metrics; given by whoever knows how to evaluate."""
@@ -43,6 +46,8 @@ class DanluTrainer(Trainer):
 
     Attributes:
         rate_ratio: learning rate of LoRA's B over that of A (LoRA+), or None.
+        build_optimizer: makes the optimizer where transformers does not, or None.
+        feed: makes the batches while it trains, for online objectives; None reads them from ``train``.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class DanluTrainer(Trainer):
         self.evaluations, self.packing, self.measure = evaluations, packing, measure
         self.on_checkpoint = on_checkpoint
         self.rate_ratio: float | None = None
+        self.build_optimizer: Build | None = None
+        self.feed: Feed | None = None
         some = next(iter(evaluations.values()), None)  # which one does not matter: evaluate() takes them all
         super().__init__(model=learner, train_dataset=train, eval_dataset=some, **arguments)
         self.model_accepts_loss_kwargs = True
@@ -71,15 +78,42 @@ class DanluTrainer(Trainer):
         self.add_callback(Progress(self))
         self.add_callback(MethodHooks(self.method, tuned))
 
+    @property
+    def tally(self) -> Tally:
+        """What the objective gathered since the last log line, in this process."""
+        tally: Tally = self.model.tally
+        return tally
+
+    def gathered(self, tally: Tally) -> dict[str, list[float]]:
+        """A tally summed over all processes."""
+        if self.args.world_size == 1:
+            return tally.sums
+        everybody: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(everybody, tally.sums)
+        whole = Tally()
+        for sums in everybody:
+            whole.merge(sums)
+        return whole.sums
+
+    def log(self, logs: dict[str, float], *args: Any, **named: Any) -> None:
+        """Log, with what the objective gathered beside a training loss."""
+        if "loss" in logs:
+            logs |= Tally(self.gathered(self.tally)).means()
+            self.tally.clear()
+        super().log(logs, *args, **named)
+
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
-        """As transformers makes it, with a rate of its own for B under LoRA+.
+        """As transformers makes it or ``build_optimizer`` does, with a rate of its own for B under LoRA+.
 
         Raises:
             ConfigError: when its package is missing or it refuses its arguments.
         """
+        if self.build_optimizer is not None:
+            model = named.get("model") or next(iter(arguments), None) or self.model
+            self.optimizer = self.build_optimizer(model, self.args, self.get_decay_parameter_names(model))
         try:
             optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **named)
-        except (ImportError, ValueError, TypeError) as error:
+        except (ImportError, ValueError, TypeError, RuntimeError, AssertionError) as error:
             raise ConfigError(f"this optimizer cannot be used: {_first_sentence(error)}", where="optim") from error
         if self.rate_ratio is not None:
             raise_rates(optimizer, self.model, self.rate_ratio)
@@ -102,7 +136,9 @@ class DanluTrainer(Trainer):
             ) from error
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Packed batches in the order of the seed and the epoch."""
+        """Packed batches in the order of the seed and the epoch; mere numbers where a feed makes the batches."""
+        if self.feed is not None:
+            return DataLoader(range(len(self.feed)), batch_size=1)
         data = self.train_dataset
         batches = training_batches(data.store, data.members, self._train_batch_size, self.args.seed, self.packing)
         return self.accelerator.prepare(self._loader(data, batches))
@@ -116,6 +152,13 @@ class DanluTrainer(Trainer):
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Batch], Any]:
+        """The batches of one optimizer step, and what its loss is divided by."""
+        found = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
+        if self.feed is not None:
+            found = list(self.feed.batches(self.state.global_step, len(found)))
+        return found, self._get_num_items_in_batch(found, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
         count = torch.tensor(sum(map(self.model.objective.count, batch_samples)), device=device)
@@ -149,22 +192,31 @@ class DanluTrainer(Trainer):
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean loss per trained token on each evaluation set, and what ``measure`` adds."""
+        with weights_to_use(self.optimizer):
+            metrics = self._metrics(metric_key_prefix)
+        self._check_metric(metrics)
+        self.log(dict(metrics))
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _metrics(self, metric_key_prefix: str) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        whole = np.zeros(2)
+        whole, gathered = np.zeros(2), Tally()
         for name, data in self.evaluations.items():
             key = f"{metric_key_prefix}_{name}_loss" if name else f"{metric_key_prefix}_loss"
-            total, count = self._evaluation_loss(data)
+            total, count, tally = self._evaluation_loss(data)
             metrics[key] = total / count
+            prefix = key.removesuffix("loss")
+            metrics |= {prefix + what: mean for what, mean in Tally(tally).means().items()}
             whole += total, count
+            gathered.merge(tally)
         if self.evaluations:
             metrics[f"{metric_key_prefix}_loss"] = float(whole[0] / whole[1])
+            metrics |= {f"{metric_key_prefix}_{what}": mean for what, mean in gathered.means().items()}
         if self.measure is not None:
             self.model.eval()
             measured = self.measure(self.tuned)
             metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
-        self._check_metric(metrics)
-        self.log(dict(metrics))
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _check_metric(self, metrics: Mapping[str, float]) -> None:
@@ -178,17 +230,18 @@ class DanluTrainer(Trainer):
             )
 
     @torch.no_grad()
-    def _evaluation_loss(self, data: Sequences) -> tuple[float, float]:
-        """Summed loss and number of trained tokens."""
+    def _evaluation_loss(self, data: Sequences) -> tuple[float, float, dict[str, list[float]]]:
+        """Summed loss, what it is divided by, and what the objective gathered."""
         size = self.args.per_device_eval_batch_size
         batches = [list(range(start, min(start + size, len(data)))) for start in range(0, len(data), size)]
         loader = self.accelerator.prepare(self._loader(data, batches))
         learner = (
             self.model_wrapped if self.is_in_train else self.accelerator.prepare_model(self.model, evaluation_mode=True)
         )
-        was_training, cache = learner.training, self.model.cache
+        was_training, cache, tally = learner.training, self.model.cache, self.model.tally
         learner.eval()
         self.model.cache = None  # evaluation rows have numbers of their own
+        self.model.tally = Tally()
         total = torch.zeros(2, dtype=torch.float64)
         for batch in loader:
             inputs = self._prepare_inputs(batch)
@@ -198,8 +251,9 @@ class DanluTrainer(Trainer):
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
         learner.train(was_training)
-        self.model.cache = cache
-        return float(total[0]), float(total[1])
+        found = self.gathered(self.model.tally)
+        self.model.cache, self.model.tally = cache, tally
+        return float(total[0]), float(total[1]), found
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what the method trained, and the tokenizer."""
@@ -209,6 +263,8 @@ class DanluTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         with own_attention(self.tuned.model):
             self.method.save(self.tuned, folder)
+        if self.model.value_head is not None:
+            self.model.value_head.save(folder, old_style=self.model.settings.output.file_style == "et")
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
@@ -236,14 +292,20 @@ class DanluTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+            name_checkpoints(run, final, self.state.best_model_checkpoint)
 
     def _write_checkpoint(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.save_model(str(folder), _internal_call=True)
+        gathered = self.gathered(self.tally)
+        with weights_to_use(self.optimizer):
+            self.save_model(str(folder), _internal_call=True)
+            if not self.args.save_only_model:
+                self._save_optimizer_and_scheduler(str(folder))
+        if self.feed is not None:
+            self.feed.save(folder)
         if not self.args.save_only_model:
             if self.args.should_save:
                 call(self.method, "save_state", self.tuned, folder)
-            self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
         if self.args.should_save:
@@ -251,14 +313,15 @@ class DanluTrainer(Trainer):
                 if hasattr(callback, "state") and callable(callback.state):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
             self.state.save_to_json(str(folder / "trainer_state.json"))
-            gathered = {
+            progress = {
                 "gathered_loss": float(self._tr_loss),
                 "total_loss": self._total_loss_scalar,
                 "last_logged_step": self._globalstep_last_logged,
                 "start_step": self._initial_global_step,
                 "seconds": time.time() - self._began,
+                "tally": gathered,
             }
-            write_json(folder / PROGRESS, gathered)
+            write_json(folder / PROGRESS, progress)
             if self.on_checkpoint:
                 self.on_checkpoint(folder)
 
@@ -271,7 +334,8 @@ class DanluTrainer(Trainer):
         run = Path(self.args.output_dir)
         work = run / ".saving-final"
         with whole_or_absent(work, "the trained model"):
-            self.save_model(str(work))
+            with weights_to_use(self.optimizer):
+                self.save_model(str(work))
             for file in sorted(work.iterdir()) if work.exists() else ():
                 file.replace(run / file.name)
         shutil.rmtree(work, ignore_errors=True)
@@ -288,8 +352,15 @@ class DanluTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.resumed_from = Path(resume_from_checkpoint)
-        self.method.load(self.tuned, self.resumed_from)
+        self._load_trained(self.resumed_from)
         call(self.method, "load_state", self.tuned, self.resumed_from)
+        if self.feed is not None:
+            self.feed.load(self.resumed_from)
+
+    def _load_trained(self, folder: Path) -> None:
+        self.method.load(self.tuned, folder)
+        if self.model.value_head is not None:
+            self.model.value_head.load(folder)
 
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
         # Speeds are over the whole run, so its time is as well.
@@ -297,18 +368,20 @@ class DanluTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
-            self.method.load(self.tuned, Path(self.state.best_model_checkpoint))
+            if callable(getattr(self.optimizer, "eval", None)):
+                self.optimizer.eval()  # the checkpoint has the weights to use, so they must not be changed again
+            self._load_trained(Path(self.state.best_model_checkpoint))
 
 
 class _Collate:
     """Turns numbers of sequences into a batch; a class so that worker processes can receive it."""
 
     def __init__(self, data: Sequences, objective: Any) -> None:
-        self.store, self.build = data.store, objective.build
+        self.data, self.build = data, objective.build
 
     def __call__(self, members: list[int]) -> Batch:
-        batch: Batch = self.build(self.store, members)
-        return batch
+        batch: Batch = self.build(self.data.store, members)
+        return batch | {name: torch.from_numpy(column[members]) for name, column in self.data.columns.items()}
 
 
 def _first_sentence(error: Exception) -> str:

@@ -13,17 +13,19 @@ from danlu.core.errors import DataError, UsageError
 from danlu.core.files import write_json
 from danlu.core.results import write_results
 from danlu.core.run import RunDirectory, is_run
-from danlu.data.prepare import Prepared, names_of, prepare, tokenizer_digest
-from danlu.data.schema import Row
+from danlu.data.prepare import names_of, prepare, tokenizer_digest
+from danlu.data.schema import Row, row_key
 from danlu.engine.protocol import GenerationOptions
 from danlu.evaluate.metrics import Measurement, measure
 from danlu.evaluate.predictions import FILE_NAME, PredictionFile
 from danlu.evaluate.results import prefixed, print_metrics, print_scores
 from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
+from danlu.verbs.known_rows import warn_of_known_rows
 from danlu.verbs.material import Text, evaluation_rows, generation_stops, open_text, rules, tell, training_rows
 from danlu.verbs.opening import Opened, engine_of, named_model, open_model, settings
 from danlu.verbs.questions import Question, answer, generation_options, questions
+from danlu.verbs.stages import BY_LOSS, held_members, measure_stage, rows_of, write_pair_scores
 
 STYLES = {"danlu": "danlu", "et": "et", "llamafactory": "lf"}
 
@@ -86,6 +88,17 @@ def _measure(
     by_loss: bool = False,
 ) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
+    if config.task.stage in BY_LOSS:
+        if write_rows and config.task.stage != "rm":
+            raise UsageError(
+                f"a run of stage {config.task.stage} is measured on rows of its own kind, which need no answers",
+                hint="Use `danlu eval`, or add stage=sft and name conversations to have them answered.",
+            )
+        return (
+            write_pair_scores(config, source, folder)
+            if write_rows
+            else measure_stage(config, source, folder, split=split)
+        )
     rows = _rows(config, source)
     opened = open_model(config, source)
     started = time.monotonic()
@@ -114,7 +127,7 @@ def _rows(config: TrainConfig, source: TrainedModel) -> list[Row]:
         loaded = evaluation_rows(config).load("sft")
         if loaded.bad:
             warn(f"{len(loaded.bad)} rows could not be read, for instance {loaded.bad[0]}")
-        _warn_of_known_rows(loaded.rows, source, names_of(loaded.sources))
+        warn_of_known_rows([row_key(row) for row in loaded.rows], source, names_of(loaded.sources))
         return loaded.rows
     if config.data.val_size > 0 and config.data.dataset:
         return _held_out(config, source.run)[: config.data.max_samples]
@@ -136,7 +149,7 @@ def _held_out(config: TrainConfig, run: Path | None = None) -> list[Row]:
         training_rows(config), text.template, rules(config), tokenizer_digest=tokenizer_digest(text.tokenizer)
     )
     rows = training_rows(config).load("sft").rows
-    return [rows[number] for number in sorted({int(prepared.store.rows[i]) for i in _held_members(config, prepared)})]
+    return [rows[number] for number in sorted({int(prepared.store.rows[i]) for i in held_members(config, prepared)})]
 
 
 def _as_trained(config: TrainConfig, run: Path | None) -> TrainConfig:
@@ -144,39 +157,14 @@ def _as_trained(config: TrainConfig, run: Path | None) -> TrainConfig:
     return config if run is None else RunDirectory(run).read_config(TrainConfig)
 
 
-def _held_members(config: TrainConfig, prepared: Prepared) -> list[int]:
-    from danlu.tune.session import split_members
-
-    _, held = split_members(prepared.store, config.data.val_size, config.compute.seed)
-    return [int(member) for member in held]
-
-
-def _warn_of_known_rows(rows: Sequence[Row], source: TrainedModel, names: str) -> None:
-    from danlu.data.schema import row_key
-
-    keys = [row_key(row) for row in rows]
-    for place in dict.fromkeys((source.run, *map(Path, source.adapters), Path(source.model))):
-        seen = int(RunDirectory(place).seen(keys).sum()) if place is not None else 0
-        if seen:
-            warn(
-                f"{seen} of {len(rows)} rows of {names} were in the training data of {place}: "
-                "these scores show memory, not skill"
-            )
-
-
 def _loss(config: TrainConfig, opened: Opened) -> float:
     """Mean loss on the rows named for evaluation, else on those the run held out."""
-    from danlu.tune.loss import mean_loss
+    from danlu.tune.measuring import learner_of, measure_rows
 
-    named = bool(config.data.eval_dataset)
-    if not named:
-        config = _as_trained(config, opened.source.run)
-    selection = evaluation_rows(config) if named else training_rows(config)
-    digest = tokenizer_digest(opened.text.tokenizer)
-    prepared = prepare(selection, opened.text.template, rules(config), tokenizer_digest=digest)
-    members = range(len(prepared.store)) if named else _held_members(config, prepared)
+    prepared, members = rows_of(config, opened)
     tell(prepared, "evaluation")
-    loss: float = mean_loss(opened.model, prepared.store, members, config.log.per_device_eval_batch_size)
+    size = config.log.per_device_eval_batch_size
+    loss: float = measure_rows(learner_of(opened.model, config), prepared.store, members, size).loss
     return loss
 
 

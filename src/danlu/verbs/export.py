@@ -35,15 +35,21 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
         else plain_model(str(options.model_name_or_path), options.adapter_name_or_path)
     )
     note("Loading, merging, writing and checking …")
-    report = write(
-        source,
-        Path(str(options.output_dir)).expanduser(),
-        shard_size=options.max_shard_size,
-        legacy_bin=options.legacy_bin,
-        dtype=options.dtype,
-        device=options.device,
-        chat_template=_template(source, options.template) if options.template else None,
-    )
+    target = Path(str(options.output_dir)).expanduser()
+    form: dict[str, Any] = {
+        "shard_size": options.max_shard_size,
+        "legacy_bin": options.legacy_bin,
+        "dtype": options.dtype,
+        "device": options.device,
+    }
+    if source.stage == "rm":
+        from danlu.models.reward_export import export_classifier
+
+        note("A reward model is written as a sequence classifier with one label.")
+        report = export_classifier(source, target, **form)
+    else:
+        template = _template(source, options.template) if options.template else None
+        report = write(source, target, chat_template=template, **form)
     show(report)
     return report
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from danlu.core import run as runs
+from danlu.core.checkpoints import follow
 from danlu.core.config import build, read_yaml
 from danlu.core.console import note
 from danlu.core.errors import RunError
@@ -21,6 +22,7 @@ from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
 from danlu.models.runs import adapter_chain
 from danlu.tune.checks import check, check_packages
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
+from danlu.tune.matrix import ONLINE
 from danlu.verbs.material import (
     Text,
     data_records,
@@ -32,6 +34,9 @@ from danlu.verbs.material import (
     tell,
     training_rows,
 )
+
+if TYPE_CHECKING:
+    from danlu.tune.online.wiring import Rollouts
 
 
 def train(
@@ -101,6 +106,7 @@ def gather(config: TrainConfig) -> Material:
             text.template,
             rules(config),
             tokenizer_digest=digest,
+            stage=config.task.stage,
             folder=place,
             again=config.data.overwrite_cache,
         )
@@ -133,11 +139,11 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     started = time.monotonic()
     check_packages(config)
     resume = config.output.resume_from_checkpoint
-    named = isinstance(resume, str)
-    if named and not is_whole(Path(str(resume))):
+    named = follow(Path(resume).expanduser()) if isinstance(resume, str) else None
+    if named and not is_whole(named):
         raise RunError(
             "this is no checkpoint that training can go on from",
-            where=str(resume),
+            where=str(named),
             hint="A checkpoint holds trainer_state.json and optimizer.pt.",
         )
     run = runs.prepare(
@@ -145,7 +151,7 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
         config,
         overwrite=config.output.overwrite_output_dir,
         free=FREE_ON_RESUME,
-        insist=named,
+        insist=named is not None,
     )
     material = gather(config)
     manifest = _manifest(config, material, command)
@@ -155,7 +161,7 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
     store = material.rows.store
     members, _ = split_members(store, config.data.val_size, config.compute.seed)
     run.write_row_keys(int(key) for key in store.keys[np.unique(store.rows[members])])
-    checkpoint = Path(str(resume)) if named else latest_checkpoint(run)
+    checkpoint = named or latest_checkpoint(run)
     if checkpoint:
         note(f"resuming from {checkpoint}")
     session = Session(config, run, material.folder, material.text.tokenizer, material.rows.store)
@@ -164,7 +170,23 @@ def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
         from danlu.verbs.evaluate import generation_measure
 
         session.measure = generation_measure(config, material.text)
+    if config.task.stage in ONLINE:
+        session.rollouts = _rollouts(config, material)
     session.run(checkpoint, data=[f"{s.name}: {s.rows} rows" for s in material.rows.sources], started=started)
+
+
+def _rollouts(config: TrainConfig, material: Material) -> Rollouts:
+    """The rows behind the prompts, and what scores the answers to them."""
+    from danlu.tune.online.wiring import Rollouts
+    from danlu.verbs.rewards import training_rewards
+
+    stage, names = config.task.stage, config.data.eval_dataset
+    rows = {str(material.rows.store.folder): training_rows(config).load(stage).rows}
+    for label, prepared in material.evaluation.items():
+        chosen = names if label == "" else (dict(zip(_labels(names), names))[label],)
+        rows[str(prepared.store.folder)] = evaluation_rows(config, chosen).load(stage).rows
+    text = material.text
+    return Rollouts(rows, training_rewards(config), text.tokenizer, text.template.stop_ids)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -202,6 +224,6 @@ def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -
         eval_data=data_records(evaluation),
         row_keys=runs.ROW_KEYS,
         config_sha256=runs.config_sha256(config),
-        parents=tuple(config.model.adapter_name_or_path),
+        parents=tuple(str(follow(Path(name))) for name in config.model.adapter_name_or_path),
         merged=adapters if config.model.create_new_adapter else adapters[:-1],
     )

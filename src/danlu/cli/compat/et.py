@@ -26,8 +26,6 @@ def check_as_asked(asked: Mapping[str, Any]) -> None:
     method = str(asked.get("finetuning_type", "lora"))
     training = _on(asked.get("do_train"))
     generating = _on(asked.get("predict_with_generate"))
-    if stage in ("rm", "ppo") and method != "lora":
-        raise UsageError("RM and PPO training can only be performed with LoRA method.")
     if method == "none" and training:
         raise UsageError(
             "finetuning_type none trains nothing",

@@ -138,6 +138,7 @@ def _fill(translation: Translation, mode: Mode) -> None:
 
 
 def _check(config: TrainConfig, mode: Mode) -> None:
-    if mode != "danlu" and config.task.do_predict and not config.task.predict_with_generate:
+    asks = config.task.do_predict and config.task.stage == "sft"
+    if mode != "danlu" and asks and not config.task.predict_with_generate:
         raise UsageError("Please enable `predict_with_generate` to save model predictions.")
     check(config)

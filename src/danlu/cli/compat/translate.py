@@ -92,6 +92,9 @@ def _renamed(item: Given, rename: Rename, vocabulary: Vocabulary, result: Transl
         return
     if rename.convert:
         value = CONVERTERS[rename.convert](value, item.place)
+        if value is None:
+            result._idle.append(item.key)
+            return
     tail = f"; {rename.note}" if rename.note else ""
     result.notes.append(f"{item.key} → {rename.to}{_shown(item.value, value)}{tail}")
     place = item.place if item.key in item.place else f"{item.place}:{item.key}"

@@ -1,22 +1,21 @@
-"""Supervised fine-tuning: the likelihood of the trained tokens, each given everything before it."""
+"""Supervised fine-tuning and pre-training: the likelihood of the trained tokens, each given everything before it.
+
+In ``pt`` every token of a text is trained, in ``sft`` those of the answers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from danlu.data.tokens import TokenStore
-from danlu.tune.batches import Batch, collate
+from danlu.tune.batches import Batch
+from danlu.tune.batches import collate as build
 
 if TYPE_CHECKING:
     from danlu.tune.learner import Learner
 
-
-def build(store: TokenStore, members: Sequence[int]) -> Batch:
-    """Sequences side by side; see :func:`danlu.tune.batches.collate`."""
-    return collate(store, members)
+__all__ = ["build", "count", "loss"]
 
 
 def count(batch: Batch) -> int:
@@ -26,4 +25,4 @@ def count(batch: Batch) -> int:
 
 def loss(learner: Learner, batch: Batch) -> Tensor:
     """Σ -log p(token) over the trained tokens."""
-    return learner.cross_entropy(**batch)
+    return learner.cross_entropy(batch)

@@ -41,7 +41,7 @@ class OptimOptions(Options):
     lr_scheduler_kwargs: Mapping = option({}, "arguments of the scheduler")
     warmup_ratio: Share = option(0.0, "share of the steps with rising learning rate")
     warmup_steps: float = option(0, "steps with rising learning rate, overrides warmup_ratio; below 1 a share", ge=0)
-    optim: str = option("adamw_torch_fused", "optimizer name of transformers")
+    optim: str = option("adamw_torch_fused", "optimizer: a name of transformers, or muon")
     weight_decay: float = option(0.0, "weight decay", ge=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them", ge=0)
 
@@ -93,6 +93,7 @@ class OutputOptions(Options):
     save_steps: float = option(500, "every so many steps; below 1 a share of all steps", gt=0)
     save_total_limit: Count | None = option(None, "how many checkpoints are kept")
     save_only_model: bool = option(False, "checkpoints without optimizer state (they cannot be resumed)")
+    max_minutes: float | None = option(None, "stop and save after so many minutes; the same command goes on", gt=0)
     plot_loss: bool = option(False, "draw training_loss.png")
     file_style: FileStyle = option(
         "danlu", "whose file formats to write: danlu, et (ChatGLM-Efficient-Tuning), llamafactory"

@@ -1,0 +1,109 @@
+"""What the model said before training: log-probabilities of answers, computed once and kept.
+
+Objectives that compare with a reference need of it only one number an answer. It is the model as training begins, with
+an adapter that is continued but without a prefix or prompt that is new; so no second model is held in memory, and no
+forward pass is made twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from danlu.core.console import progress
+from danlu.core.files import replacing
+from danlu.core.manifest import weights_fingerprint
+from danlu.core.workspace import cache_folder
+from danlu.data.tokens import TokenStore
+from danlu.tune.batches import collate
+from danlu.tune.config import TrainConfig
+from danlu.tune.learner import Learner
+from danlu.tune.objectives.pairs import answers
+
+Share = Callable[[list[Any]], list[Any]]
+"""Gives every process what all of them have: a list of one entry a process from one's own."""
+
+
+def reference_key(config: TrainConfig, folder: Path, store: TokenStore) -> str:
+    """A hash of what decides the numbers: the rows, the weights, their precision."""
+    compute, model = config.compute, config.model
+    adapters = [f"{path}:{weights_fingerprint(Path(path).expanduser())}" for path in model.adapter_name_or_path]
+    parts = [
+        store.folder.name,
+        str(weights_fingerprint(folder)),
+        *adapters,
+        f"{model.dtype} {model.flash_attn} {compute.bf16} {compute.fp16} {compute.pure_bf16}",
+        repr(config.quantization) if hasattr(config, "quantization") else "",
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def reference_log_probs(
+    learner: Learner,
+    store: TokenStore,
+    *,
+    key: str,
+    batch_size: int,
+    precision: AbstractContextManager[Any],
+    rank: tuple[int, int] = (0, 1),
+    share: Share = list,
+) -> NDArray[np.float32]:
+    """Log-probability of every answer of a store under the model as it is now.
+
+    Args:
+        learner: before training.
+        store: prompts with two answers each.
+        key: from :func:`reference_key`; found again in the cache.
+        batch_size: items in one forward pass.
+        precision: what training computes in.
+        rank: number of this process and how many there are; each computes a share.
+        share: gathers the shares.
+
+    Returns:
+        (items, 2).
+    """
+    place = cache_folder("reference") / f"{key}.npy"
+    if place.exists():
+        found: NDArray[np.float32] = np.load(place)
+        if len(found) == len(store):
+            return found
+    order = np.argsort(-store.lengths, kind="stable")
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    own = [(batch, log_probs_of(learner, store, batch, precision)) for batch in _told(batches[rank[0] :: rank[1]])]
+    result = np.zeros((len(store), store.width - 1), dtype=np.float32)
+    for batch, values in (pair for pairs in share([own]) for pair in pairs):
+        result[batch] = values
+    if rank[0] == 0:
+        with replacing(place) as temporary, temporary.open("wb") as stream:
+            np.save(stream, result)
+    return result
+
+
+def _told(batches: list[NDArray[np.int64]]) -> Any:
+    with progress("reference", len(batches)) as line:
+        for batch in batches:
+            yield batch
+            line.advance()
+
+
+@torch.no_grad()
+def log_probs_of(
+    learner: Learner, store: TokenStore, members: NDArray[np.int64], precision: AbstractContextManager[Any]
+) -> NDArray[np.float32]:
+    """Log-probability of every answer of some items under the model as it is now, (members, answers)."""
+    was_training = learner.training
+    learner.eval()
+    device = next(learner.parameters()).device
+    batch = {name: value.to(device) for name, value in collate(store, members.tolist()).items()}
+    with precision:
+        found = answers(learner, batch).log_p
+    learner.train(was_training)
+    result: NDArray[np.float32] = found.float().cpu().numpy()
+    return result
