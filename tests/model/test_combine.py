@@ -66,6 +66,7 @@ def test_what_cannot_be_added_up(two: tuple[str, str], tiny_models: dict[str, Pa
     random_adapter(load_model(tiny_models["llama"]), dora, use_dora=True)
     random_prefix(load_model(tiny_models["llama"])).save(tmp_path / "prefix", base=str(tiny_models["llama"]))
     cases: list[tuple[list[str], dict[str, Any], str]] = [
+        ([], {}, "0 adapters are given"),
         ([two[0]], {}, "1 adapter is given"),
         ([*two], {"weights": "1"}, "1 weights for 2 adapters"),
         ([*two], {"weights": "a,b"}, "not a list of numbers"),

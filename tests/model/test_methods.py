@@ -55,6 +55,10 @@ FIRST = ("full", "freeze", "lora", "p_tuning_v2", "projection")
 """Tried in every family; the others in one each, in turn."""
 
 
+SAME_ARITHMETIC = ("pissa", "olora", "orthogonal", "pfeiffer", "p_tuning-mlp", "prefix_tuning")
+"""Compute as another one of the list does: not tried in every precision."""
+
+
 def kind_of(method: str) -> str:
     return METHODS[method].get("finetuning_type", "lora")
 
@@ -327,7 +331,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_models: dict[str, Path], dat
 @pytest.mark.parametrize(
     ("method", "precision"),
     [(method, "bf16") for method in (*FIRST, "adalora", "p_tuning-lstm")]
-    + [(method, "pure_bf16") for method in METHODS if method not in ("orthogonal", "pfeiffer", "p_tuning-mlp")],
+    + [(method, "pure_bf16") for method in METHODS if method not in SAME_ARITHMETIC],
 )
 def test_half_precision(
     method: str, precision: str, tiny_models: dict[str, Path], data: Path, tmp_path: Path, watch: Watch
@@ -343,9 +347,7 @@ def test_half_precision(
     assert difference < 0.03
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in METHODS if m not in ("pissa", "olora", "orthogonal", "pfeiffer", "p_tuning-mlp")]
-)
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in SAME_ARITHMETIC])
 def test_recomputed_activations_change_nothing(
     method: str, tiny_models: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from probes import logits_of, token_batch
 from test_methods import Watch
-from tuning import losses, tune, write_rows
+from test_resume import HARD, killed_at
+from tuning import assert_same_run, losses, tune, write_rows
 
 from danlu.core.config import build
 from danlu.core.errors import ConfigError, MissingDependency
@@ -62,6 +63,17 @@ def test_an_adapter_learns_on_quantised_weights(
             logits_of(attach(base, run), token_batch()), logits_of(watch.model(), token_batch()), rtol=1e-3, atol=1e-3
         )
     assert logits_of(open_run(run).load(dtype="float32")[0], token_batch()).isfinite().all()
+
+
+@needs_bitsandbytes
+def test_a_killed_run_goes_on(
+    tiny_models: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**HARD, "quantization_bit": 4, "val_size": 2, "eval_strategy": "steps", "eval_steps": 1}
+    whole = tune(tiny_models["llama"], data, tmp_path / "whole", **options)
+    with killed_at(monkeypatch, 4):
+        tune(tiny_models["llama"], data, tmp_path / "again", **options)
+    assert_same_run(whole, tune(tiny_models["llama"], data, tmp_path / "again", **options))
 
 
 @needs_bitsandbytes

@@ -22,6 +22,7 @@ from danlu.models.prefix import PrefixModel
 from danlu.models.runs import open_run, plain_model
 from danlu.models.soft_prompt import EncoderShape, PromptShape, SoftPrompt
 from danlu.tune import methods
+from danlu.tune.batches import lay_out
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
 
@@ -83,13 +84,8 @@ def test_the_gradient_is_that_of_embeddings_before_the_text(
     learner = Learner(model, examine(model), prompt).train()
     if recompute:
         learner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    loss = learner.cross_entropy(
-        input_ids=ids.reshape(1, -1),
-        position_ids=torch.arange(7).repeat(2).unsqueeze(0),
-        bounds=torch.tensor([0, 7, 14]),
-        at=torch.tensor([*range(6), *range(7, 13)]),
-        targets=ids[:, 1:].flatten(),
-    )
+    batch = lay_out([[(row, [True] * 7)] for row in ids.tolist()])
+    loss = learner.cross_entropy(batch)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
     for ours, theirs in zip(torch.autograd.grad(loss, list(prompt.parameters())), slopes):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -55,7 +55,7 @@ def combine(
         ModelError: when one is missing or does not fit the base.
     """
     infos = [read_adapter(adapter) for adapter in adapters]
-    shares = list(weights) if weights else [1 / len(infos)] * len(infos)
+    shares = list(weights) if weights else [1 / max(len(infos), 1)] * len(infos)
     _check_numbers(infos, shares, method, density)
     opened = [_open(info) for info in infos]
     _check_bases(infos, opened)
@@ -83,7 +83,8 @@ def _open(info: AdapterInfo) -> TrainedModel:
 
 def _check_numbers(infos: Sequence[AdapterInfo], weights: Sequence[float], method: str, density: float) -> None:
     if len(infos) < 2:
-        raise UsageError(f"{len(infos)} adapter is given", hint="Name two or more, and a folder for the result.")
+        given = "1 adapter is given" if infos else "0 adapters are given"
+        raise UsageError(given, hint="Name two or more, and a folder for the result.")
     if len(weights) != len(infos):
         raise UsageError(
             f"there are {len(weights)} weights for {len(infos)} adapters", where="--weights", hint="Give one to each."
