@@ -52,6 +52,29 @@ def test_a_run_is_measured_again_as_in_training(
         assert again[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
+@pytest.mark.parametrize("stage", ["rm", "dpo"])
+def test_every_pair_is_told_with_intervals(
+    stage: str, tiny_models: dict[str, Path], pairs: Path, tmp_path: Path
+) -> None:
+    run = tune(tiny_models["llama"], pairs, tmp_path / "run", stage=stage, max_steps=2)
+    found = danlu.evaluate(run, dataset=str(pairs), per_device_eval_batch_size=4)
+    rows = [json.loads(line) for line in (run / "eval_rows.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == list(range(14))
+    for name in ("accuracy", "margin", "reward_chosen"):
+        assert sum(row[name] for row in rows) / 14 == pytest.approx(found[f"eval_{name}"], abs=1e-6)
+    assert all(row["accuracy"] == (row["margin"] > 0) for row in rows)
+    for name in ("accuracy", "margin"):
+        assert found[f"eval_{name}_low"] < found[f"eval_{name}"] < found[f"eval_{name}_high"] or name == "accuracy"
+    assert 0 <= found["eval_accuracy_low"] <= found["eval_accuracy"] <= found["eval_accuracy_high"] <= 1
+
+
+def test_an_old_file_style_has_no_intervals(tiny_models: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
+    run = tune(tiny_models["llama"], pairs, tmp_path / "run", stage="rm", max_steps=1, file_style="et")
+    found = danlu.evaluate(run, dataset=str(pairs))
+    assert not [name for name in found if name.endswith(("_low", "_high"))]
+    assert not (run / "eval_rows.jsonl").exists()
+
+
 def test_the_reference_is_the_model_as_training_began(
     tiny_models: dict[str, Path], pairs: Path, tmp_path: Path
 ) -> None:

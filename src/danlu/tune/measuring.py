@@ -15,6 +15,7 @@ from danlu.models.prefix import split_prefix
 from danlu.models.value_head import ValueHead
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
+from danlu.tune.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,13 @@ class Measured:
         loss: mean, per trained token or per pair, as the objective counts.
         metrics: name → mean over the rows.
         count: what the loss was divided by.
+        rows: name → one number for each row, of those metrics that have one for each.
     """
 
     loss: float
     metrics: dict[str, float]
     count: int
+    rows: dict[str, list[float]]
 
 
 def learner_of(model: Any, settings: TrainConfig, head: ValueHead | None = None) -> Learner:
@@ -59,7 +62,7 @@ def measure_rows(
         batch_size: items in one forward pass.
         reference: log-probabilities of every answer of the store before training, where the objective needs them.
     """
-    learner.tally.clear()
+    learner.tally = Tally(keep=True)
     device = learner.model.device
     total, count = 0.0, 0
     for start in range(0, len(members), batch_size):
@@ -69,4 +72,5 @@ def measure_rows(
             batch["reference"] = torch.from_numpy(reference[chosen])
         total += float(learner(**{name: value.to(device) for name, value in batch.items()}))
         count += learner.objective.count(batch)
-    return Measured(total / count, learner.tally.means(), count)
+    rows = {name: values for name, values in (learner.tally.rows or {}).items() if len(values) == len(members)}
+    return Measured(total / count, learner.tally.means(), count, rows)

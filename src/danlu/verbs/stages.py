@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,16 @@ from danlu.core.run import RunDirectory
 from danlu.data.prepare import Prepared, names_of, prepare, tokenizer_digest
 from danlu.data.schema import Preference
 from danlu.evaluate.results import prefixed, print_metrics
+from danlu.evaluate.statistics import bootstrap_interval, wilson_interval
 from danlu.models.runs import TrainedModel
 from danlu.tune.config import TrainConfig
 from danlu.verbs.known_rows import warn_of_known_rows
 from danlu.verbs.material import evaluation_rows, rules, tell, training_rows
 from danlu.verbs.opening import Opened, open_model
 from danlu.verbs.rewards import reward_model, score_rows, summarise, value_head
+
+if TYPE_CHECKING:
+    from danlu.tune.measuring import Measured
 
 BY_LOSS = frozenset({"pt", "rm", "dpo", "ipo", "kto", "orpo", "simpo"})
 """Stages whose runs are measured by loss and their own numbers; the others by generated answers."""
@@ -34,6 +38,9 @@ PREDICTIONS = "generated_predictions.jsonl"
 
 def measure_stage(config: TrainConfig, source: TrainedModel, folder: Path, *, split: str) -> dict[str, Any]:
     """Loss and metrics on the rows named for evaluation, else on those the run held out; written and printed.
+
+    Accuracy and margin get a 95 % interval, and ``<split>_rows.jsonl`` keeps the numbers of every pair, for paired
+    tests; the old tools' file styles have neither.
 
     Raises:
         UsageError: when there are no rows.
@@ -46,7 +53,11 @@ def measure_stage(config: TrainConfig, source: TrainedModel, folder: Path, *, sp
     tell(prepared, "evaluation")
     if config.data.eval_dataset:
         warn_of_known_rows(prepared.store.keys.tolist(), source, names_of(prepared.sources))
-    values: dict[str, Any] = _measured(config, opened, prepared, members, reference)
+    found = _measured(config, opened, prepared, members, reference)
+    values: dict[str, Any] = {"loss": found.loss, **found.metrics}
+    if config.output.file_style == "danlu" and found.rows:
+        values |= intervals(found.rows)
+        write_rows(folder / f"{split}_rows.jsonl", prepared.store.rows[members].tolist(), found.rows)
     if config.task.stage == "pt":
         values["perplexity"] = math.exp(min(values["loss"], 700.0))
     runtime = time.monotonic() - started
@@ -87,14 +98,36 @@ def held_members(config: TrainConfig, prepared: Prepared) -> list[int]:
 
 def _measured(
     config: TrainConfig, opened: Opened, prepared: Prepared, members: Sequence[int], before: TrainedModel | None
-) -> dict[str, float]:
+) -> Measured:
     from danlu.tune.measuring import learner_of, measure_rows
 
     size = config.log.per_device_eval_batch_size
     reference = None if before is None else _reference(config, before, prepared, members)
     head = value_head(opened.source, opened.model) if config.task.stage == "rm" else None
-    found = measure_rows(learner_of(opened.model, config, head), prepared.store, members, size, reference)
-    return {"loss": found.loss, **found.metrics}
+    learner = learner_of(opened.model, config, head)
+    found: Measured = measure_rows(learner, prepared.store, members, size, reference)
+    return found
+
+
+def intervals(rows: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """95 % intervals of means that have a number for each row: Wilson's of accuracy, a bootstrap of the margin."""
+    found: dict[str, float] = {}
+    if "accuracy" in rows:
+        share = wilson_interval(int(sum(rows["accuracy"])), len(rows["accuracy"]))
+        found |= {"accuracy_low": share.low, "accuracy_high": share.high}
+    if "margin" in rows:
+        mean = bootstrap_interval(rows["margin"])
+        found |= {"margin_low": mean.low, "margin_high": mean.high}
+    return found
+
+
+def write_rows(path: Path, numbers: Sequence[int], rows: Mapping[str, Sequence[float]]) -> None:
+    """One line for each row, in the order of the dataset: its index and its numbers; accuracy is 0 or 1."""
+    lines = (
+        json.dumps({"index": number, **dict(zip(rows, values))})
+        for number, values in zip(numbers, zip(*rows.values(), strict=True), strict=True)
+    )
+    write_text(path, "".join(line + "\n" for line in lines))
 
 
 def _reference_model(config: TrainConfig, source: TrainedModel) -> TrainedModel | None:
