@@ -51,7 +51,7 @@ def test_a_missing_package_is_named(name: str, package: str, monkeypatch: pytest
 def test_projected_gradients_need_whole_matrices() -> None:
     with pytest.raises(UsageError, match="finetuning_type lora does not train"):
         check_packages(config("galore_adamw"))
-    for split in ({"compute": {"deepspeed": "ds.json"}}, {"trainer": {"fsdp": "full_shard"}}):
+    for split in ({"parallel": {"deepspeed": "z3"}}, {"parallel": {"fsdp": "fsdp2"}}):
         with pytest.raises(UsageError, match="muon needs whole matrices and (deepspeed|fsdp) splits them"):
             check_packages(config("muon", **split))
 
