@@ -248,7 +248,7 @@ def test_files_of_the_rewrite_and_of_accelerate_are_recognised(file):
         ("infer_dtype: bfloat16", "dtype", "bfloat16"),
         ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs", {"num_cycles": 2}),
         ("resume_from_checkpoint: true", "resume_from_checkpoint", True),
-        ("deepspeed: ds.json", "deepspeed", "ds.json"),
+        ("deepspeed: ds_z3.json", "deepspeed", "ds_z3.json"),
         ("run_name: 7", "run_name", "7"),
     ],
 )
