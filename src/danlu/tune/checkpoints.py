@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,23 @@ if TYPE_CHECKING:
 
 PROGRESS = "danlu_progress.json"
 """What the loop of transformers forgets in a checkpoint: the loss gathered since the last log line."""
+
+
+def progress_of(trainer: DanluTrainer, gathered: Sequence[float]) -> dict[str, Any]:
+    """What :class:`Progress` gives back to a resumed loop.
+
+    Args:
+        trainer: in training.
+        gathered: the loss of each process since the last log line.
+    """
+    return {
+        "gathered_loss": sum(gathered) / len(gathered),
+        "gathered_by_process": list(gathered),
+        "total_loss": trainer._total_loss_scalar,
+        "last_logged_step": trainer._globalstep_last_logged,
+        "start_step": trainer._initial_global_step,
+        "seconds": time.time() - trainer._began,
+    }
 
 
 class Progress(TrainerCallback):

@@ -19,7 +19,7 @@ from danlu.core.errors import ConfigError
 from danlu.core.files import write_json
 from danlu.tune.batches import Batch, Sequences, ShuffledBatches, training_batches
 from danlu.tune.callbacks import MethodHooks, StopOnRequest, stop_if_nonsense
-from danlu.tune.checkpoints import PROGRESS, Progress, name_checkpoints, own_attention, whole_or_absent
+from danlu.tune.checkpoints import PROGRESS, Progress, name_checkpoints, own_attention, progress_of, whole_or_absent
 from danlu.tune.checks import check_metric
 from danlu.tune.evaluation import losses
 from danlu.tune.feed import Feed
@@ -302,16 +302,7 @@ class DanluTrainer(Trainer):
             if hasattr(callback, "state") and callable(callback.state):
                 self.state.stateful_callbacks[type(callback).__name__] = callback.state()
         self.state.save_to_json(str(folder / "trainer_state.json"))
-        progress = {
-            "gathered_loss": sum(gathered) / len(gathered),
-            "gathered_by_process": gathered,
-            "total_loss": self._total_loss_scalar,
-            "last_logged_step": self._globalstep_last_logged,
-            "start_step": self._initial_global_step,
-            "seconds": time.time() - self._began,
-            "tally": told.sums,
-        }
-        write_json(folder / PROGRESS, progress)
+        write_json(folder / PROGRESS, {**progress_of(self, gathered), "tally": told.sums})
         if self.on_checkpoint:
             self.on_checkpoint(folder)
 
