@@ -57,7 +57,7 @@ def assert_equal_runs(one: Path, two: Path) -> None:
     here, there = weights(one), weights(two)
     assert here.keys() == there.keys()
     for name, value in here.items():
-        difference = (value.float() - there[name].float()).norm() / value.float().norm().clamp(min=1e-3)
+        difference = (value.float() - there[name].float()).norm() / value.float().norm().clamp(min=1e-2)
         assert float(difference) < 2e-2, name
 
 
@@ -73,6 +73,31 @@ def test_two_processes_train_what_one_would(
     two = trained_together(tiny_models["llama"], data, tmp_path / "two", **options)
     assert_equal_runs(one, two)
     assert (two / "checkpoint-3" / "optimizer.pt").is_file()
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "rm": {"val_size": 3, "eval_strategy": "epoch", "per_device_eval_batch_size": 2},
+    "dpo": {},
+    "ppo": {"max_new_tokens": 6, "max_steps": 4, "ppo_epochs": 2, "ppo_score_norm": True},
+    "grpo": {"max_new_tokens": 6, "max_steps": 3, "num_generations": 2},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_other_objectives_too(stage: str, tiny_models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    if stage in ("rm", "dpo"):
+        rows = [{"prompt": row["instruction"], "chosen": row["output"], "rejected": "No."} for row in rows]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewards = {"reward_funcs": "length(max=8)"} if stage in ("ppo", "grpo") else {}
+    options = {**EASY, "num_train_epochs": 1, **STAGES[stage], "stage": stage, **rewards}
+    one = tune(tiny_models["llama"], data, tmp_path / "one", **options)
+    two = trained_together(tiny_models["llama"], data, tmp_path / "two", **options)
+    assert_equal_runs(one, two)
+    for name in ("accuracy", "margin", "reward", "kl"):
+        wanted = [entry[name] for entry in history(one) if name in entry]
+        found = [entry[name] for entry in history(two) if name in entry]
+        assert found == pytest.approx(wanted, rel=1e-3, abs=1e-4), name
     assert len((two / "trainer_log.jsonl").read_text().splitlines()) == len(
         (one / "trainer_log.jsonl").read_text().splitlines()
     )

@@ -199,7 +199,11 @@ class DanluTrainer(Trainer):
         idle = inputs.pop(IDLE, None) is not None
         if num_items_in_batch is None:
             num_items_in_batch = self.objective.count(inputs)
+        before = self.tally
+        if idle:  # what it tells counts no more than its loss
+            self.learner.tally = Tally()
         loss = model(**inputs) / num_items_in_batch
+        self.learner.tally = before
         if self.args.world_size > 1:  # gradients are averaged over the processes, and so is the loss that is logged
             loss = loss * (0 if idle else self.args.world_size)
         penalty = call(self.method, "penalty", self.tuned) if model.training else None
