@@ -14,7 +14,7 @@ from danlu.core.checkpoints import follow
 from danlu.core.errors import RunError
 from danlu.models.runs import open_run
 from danlu.tune.callbacks import StopOnRequest
-from danlu.tune.trainer import DanluTrainer
+from danlu.tune.tally import Tally
 
 pytestmark = pytest.mark.model
 
@@ -69,7 +69,7 @@ def test_a_run_that_ends_in_time_is_whole(
 
 def test_names_of_checkpoints(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted = chain([5.0, 2.0], repeat(3.0))
-    monkeypatch.setattr(DanluTrainer, "_evaluation_loss", lambda *_: (next(scripted), 1.0, {}))
+    monkeypatch.setattr("danlu.tune.evaluation._of_one", lambda *_: (next(scripted), 1.0, Tally()))
     options = {**SAVE, "val_size": 4, "eval_strategy": "steps", "eval_steps": 2, "num_train_epochs": 4}
     run = tune(model, data, tmp_path / "run", load_best_model_at_end=True, **options)
     state = json.loads((run / "trainer_state.json").read_text())

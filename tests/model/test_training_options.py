@@ -16,7 +16,7 @@ from tuning import history, log_lines, losses, tune, weights, write_rows
 from danlu.core.errors import ConfigError, UsageError
 from danlu.core.run import RunDirectory
 from danlu.tune.session import Session
-from danlu.tune.trainer import DanluTrainer
+from danlu.tune.tally import Tally
 
 pytestmark = pytest.mark.model
 
@@ -132,7 +132,7 @@ def test_the_best_checkpoint_is_the_result(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = chain([5.0, 2.0], repeat(3.0))  # which step is best must not hang on rounding
-    monkeypatch.setattr(DanluTrainer, "_evaluation_loss", lambda *_: (next(scripted), 1.0, {}))
+    monkeypatch.setattr("danlu.tune.evaluation._of_one", lambda *_: (next(scripted), 1.0, Tally()))
     options = {**EVALUATE, "num_train_epochs": 4, "save_total_limit": 1}
     run = tune(model, data, tmp_path / "run", load_best_model_at_end=True, **options)
     found = {entry["step"]: entry["eval_loss"] for entry in evaluations(run)}
