@@ -165,6 +165,12 @@ class StopOnNonsense(TrainerCallback):
             stop_if_nonsense(loss, state.global_step, Path(args.output_dir))
 
 
+def last_good(folder: Path) -> str:
+    """Where a run that went wrong can be taken up again, in a sentence."""
+    saved = RunDirectory(folder).checkpoints()
+    return f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
+
+
 def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
     """Refuse a loss that is not a number.
 
@@ -178,12 +184,10 @@ def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
     """
     if math.isfinite(loss):
         return
-    saved = RunDirectory(folder).checkpoints()
-    last = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
     raise RunError(
         f"the loss became {loss} at step {step}",
         where=str(folder),
-        hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last}",
+        hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last_good(folder)}",
     )
 
 

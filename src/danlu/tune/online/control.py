@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from danlu.core.errors import RunError
-from danlu.core.run import RunDirectory
+from danlu.tune.callbacks import last_good
 
 STEP = 0.2
 """Most relative error that one update of an adaptive β takes into account."""
@@ -68,10 +68,9 @@ def stop_if_exploded(kl: float, limit: float, step: int, folder: Path) -> None:
     """
     if not explodes(kl, limit):
         return
-    saved = RunDirectory(folder).checkpoints()
-    last = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
     raise RunError(
         f"the divergence from the reference became {kl:.4g} at step {step}, more than {limit:g}",
         where=str(folder),
-        hint=f"Lower learning_rate or hold the model more strongly to the reference (a larger KL weight). {last}",
+        hint="Lower learning_rate or hold the model more strongly to the reference (a larger KL weight). "
+        + last_good(folder),
     )
