@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tuning import assert_same_run, history, losses, tune, weights
 
 import danlu
@@ -177,7 +178,6 @@ def test_a_model_that_was_never_rewarded_has_no_scores(
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_reward_model_is_exported_as_a_classifier(method: str, tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     run = tune(tiny_model, pairs, tmp_path / "rm", stage="rm", finetuning_type=method)
@@ -200,3 +200,16 @@ def test_a_prefix_cannot_be_exported_as_a_classifier(tiny_models: dict[str, Path
     run = tune(tiny_models["llama"], pairs, tmp_path / "rm", stage="rm", finetuning_type="p_tuning_v2")
     with pytest.raises(DanluError, match="cannot become part of a classifier"):
         danlu.export(run=str(run), output_dir=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_value_head_is_continued(method: str, tiny_models: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
+    first = tune(tiny_models["llama"], pairs, tmp_path / "first", stage="rm", finetuning_type=method, seed=1)
+    given = {"adapter_name_or_path": str(first)} if method == "lora" else {}
+    base = tiny_models["llama"] if method == "lora" else first
+    still = {"learning_rate": 1e-12, "max_steps": 1, "seed": 2}
+    second = tune(base, pairs, tmp_path / "second", stage="rm", finetuning_type=method, **given, **still)
+    one, two = read_head(first), read_head(second)
+    assert one is not None
+    assert two is not None
+    torch.testing.assert_close(one["summary.weight"], two["summary.weight"])
