@@ -164,7 +164,7 @@ def _check_file(path: Path, source: Source, tally: _Tally, stream: TextIO | None
     for item in chain(head, raw):
         count += 1
         row = read_row(item.value, shape, item.origin) if isinstance(item, RawRow) else item
-        if tally.stage is not None and not isinstance(row, BadRow):
+        if tally.stage is not None:
             row = of_stage(row, tally.stage)
         if isinstance(row, BadRow):
             tally.bad.append(row)

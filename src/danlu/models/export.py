@@ -98,7 +98,7 @@ def export(
     written_type = str(base.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     kept = infos.pop() if infos and not infos[-1].mergeable else None
     base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
-    merged, change = _merged(cast_weights(base, torch.float32), infos)
+    merged, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     with whole_folder(target, marker=MARKER) as folder:
         room_for(folder, count_parameters(merged) * _bytes(written_type), target)
         expected, rounding = _rounded(merged, written_type)
@@ -128,7 +128,7 @@ def _bytes(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def _merged(base: Any, infos: Sequence[AdapterInfo]) -> tuple[Any, float]:
+def merged_and_compared(base: Any, infos: Sequence[AdapterInfo]) -> tuple[Any, float]:
     """The base (float32) with all adapters merged, and how far its logits are from the unmerged model's."""
     if not infos:
         return base, 0.0

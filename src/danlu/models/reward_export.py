@@ -8,8 +8,16 @@ from typing import Any
 
 from danlu.core.errors import ModelError
 from danlu.core.files import write_json
-from danlu.models.adapters import AdapterInfo, merge, read_adapter
-from danlu.models.export import MARKER, PROBE_LENGTH, PROBE_ROWS, RELOAD_TOLERANCE, ExportReport, difference
+from danlu.models.adapters import AdapterInfo, read_adapter
+from danlu.models.export import (
+    MARKER,
+    PROBE_LENGTH,
+    PROBE_ROWS,
+    RELOAD_TOLERANCE,
+    ExportReport,
+    difference,
+    merged_and_compared,
+)
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer
 from danlu.models.quiet import quiet
@@ -50,7 +58,7 @@ def export_classifier(
     tokenizer = load_tokenizer(model.tokenizer)
     base = load_model(model.model, device=device)
     written = base.dtype if dtype == "auto" else getattr(torch, dtype)
-    classifier = _classifier(base, infos, model.run, tokenizer)
+    classifier, change = _classifier(base, infos, model.run, tokenizer)
     cast_weights(cast_weights(classifier, written), torch.float32)
     expected = _rewards(classifier)
     cast_weights(classifier, written)
@@ -74,7 +82,7 @@ def export_classifier(
             dtype=str(written).removeprefix("torch."),
             merged=tuple(str(info.path) for info in infos),
             kept=None,
-            merge_difference=0.0,
+            merge_difference=change,
             reload_difference=found,
             rounding=0.0,
         )
@@ -93,8 +101,8 @@ def _mergeable(model: TrainedModel) -> list[AdapterInfo]:
     return infos
 
 
-def _classifier(base: Any, infos: Sequence[AdapterInfo], run: Path | None, tokenizer: Any) -> Any:
-    """The base in float32 with its adapters merged, and the value head as its one label."""
+def _classifier(base: Any, infos: Sequence[AdapterInfo], run: Path | None, tokenizer: Any) -> tuple[Any, float]:
+    """The base in float32 with its adapters merged and the value head as its one label; what merging changed."""
     import copy
 
     import torch
@@ -102,8 +110,7 @@ def _classifier(base: Any, infos: Sequence[AdapterInfo], run: Path | None, token
 
     head = ValueHead(hidden_width(base))
     head.load(run or (infos[-1].path if infos else Path(base.name_or_path)))
-    model = merge(cast_weights(base, torch.float32), [info.path for info in infos])
-
+    model, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     config = copy.deepcopy(model.config)
     config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
     try:
@@ -116,7 +123,7 @@ def _classifier(base: Any, infos: Sequence[AdapterInfo], run: Path | None, token
         ) from error
     setattr(classifier, classifier.base_model_prefix, model.base_model)
     classifier.score.weight = torch.nn.Parameter(head.summary.weight.detach().clone())
-    return classifier.eval()
+    return classifier.eval(), change
 
 
 def _reloaded(folder: Path) -> Any:

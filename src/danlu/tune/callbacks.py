@@ -165,10 +165,17 @@ class StopOnNonsense(TrainerCallback):
             stop_if_nonsense(loss, state.global_step, Path(args.output_dir))
 
 
-def last_good(folder: Path) -> str:
-    """Where a run that went wrong can be taken up again, in a sentence."""
-    saved = RunDirectory(folder).checkpoints()
-    return f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
+def last_good(folder: Path, before: int) -> str:
+    """Where a run that went wrong can be taken up again, in a sentence.
+
+    Args:
+        folder: the run directory.
+        before: a step from which on weights may be spoilt; checkpoints of earlier ones are not.
+    """
+    saved = [path for path in RunDirectory(folder).checkpoints() if int(path.name.rpartition("-")[2]) < before]
+    if not saved:
+        return "No checkpoint was written before that: start again with overwrite_output_dir=true."
+    return f"Go on from the last checkpoint before that with resume_from_checkpoint={saved[-1]}."
 
 
 def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
@@ -187,7 +194,7 @@ def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
     raise RunError(
         f"the loss became {loss} at step {step}",
         where=str(folder),
-        hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last_good(folder)}",
+        hint=f"Lower learning_rate, add warmup_ratio, or use bf16 where fp16 was used. {last_good(folder, step)}",
     )
 
 

@@ -15,6 +15,7 @@ from danlu.tune.matrix import ONLINE, STAGES, check_combination
 from danlu.tune.methods import family
 from danlu.tune.methods.given import check_given
 from danlu.tune.online.plan import RolloutPlan
+from danlu.tune.online.rewards import open_reward
 from danlu.tune.online.sources import parse_source
 from danlu.tune.optimizers import check_optimizer
 from danlu.tune.parallel.configs import divided, sharding_plan
@@ -145,7 +146,9 @@ def _check_online(config: TrainConfig) -> None:
             hint="Set reward_model=DIR (a run of stage rm), or reward_funcs=NAME, file.py:function or a URL.",
         )
     for entry in rollout.reward_funcs:
-        parse_source(entry)
+        spec = parse_source(entry)
+        if ":" not in spec.source:  # a rule: its name and arguments are known without running anything
+            open_reward(spec)
     sources = len(rollout.reward_funcs) + bool(rollout.reward_model)
     if len(rollout.reward_weights) not in (0, sources):
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from danlu.core.console import note, out
+from danlu.core.console import note, out, warn
 from danlu.core.errors import UsageError
 
 
@@ -41,7 +41,11 @@ def merge(
                 f"{weights!r} is not a list of numbers", where="--weights", hint="For instance --weights 0.7,0.3."
             ) from error
     from danlu.models.combine import combine
+    from danlu.models.value_head import read_head
 
+    heads = [str(name) for name in adapters if Path(name).is_dir() and read_head(Path(name)) is not None]
+    if heads:
+        warn(f"value heads are not added up: the result is no reward model ({', '.join(heads)} had one)")
     note("Loading, adding up and writing …")
     folder = combine(
         list(adapters),

@@ -72,5 +72,5 @@ def stop_if_exploded(kl: float, limit: float, step: int, folder: Path) -> None:
         f"the divergence from the reference became {kl:.4g} at step {step}, more than {limit:g}",
         where=str(folder),
         hint="Lower learning_rate or hold the model more strongly to the reference (a larger KL weight). "
-        + last_good(folder),
+        + last_good(folder, step),
     )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from danlu.core.console import warn
 from danlu.data.tokens import TokenStore
 from danlu.tune.batches import Batch, lay_out
 from danlu.tune.initial import InitialWeights
@@ -104,6 +105,7 @@ class Experience:
         self.controller = KLController(beta, target=target, horizon=horizon)
         self.moments = Moments()
         self.rollout = -1
+        self.warned = False
         self.pieces: list[Piece] = []
 
     def __len__(self) -> int:
@@ -283,6 +285,9 @@ class Experience:
         groups = torch.arange(len(scores)) // self.plan.group
         found = group_advantages(scores, groups, scale=options.scale_rewards, leave_one_out=options.leave_one_out)
         self.learner.tally.add(even_groups=torch.arange(found.groups) < found.even)
+        if found.even == found.groups and not self.warned:
+            self.warned = True
+            warn("all answers to each prompt of this rollout got the same reward, so nothing can be learnt from it")
         owners = _owners(pieces)
         lengths = torch.bincount(owners).float()
         longest = float(self.learner.settings.generate.max_new_tokens)

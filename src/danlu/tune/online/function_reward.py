@@ -65,7 +65,7 @@ class FunctionReward:
             values = self.function(**{name: offered[name] for name in self._wanted}, **self.arguments)
         except DanluError:
             raise
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise RewardError(
                 f"the reward function raised {_told(error)}",
                 where=self._line(error),
@@ -73,7 +73,7 @@ class FunctionReward:
             ) from error
         return checked(self.source, values, samples)
 
-    def _line(self, error: Exception) -> str:
+    def _line(self, error: BaseException) -> str:
         home, _, name = self.source.rpartition(":")
         return f"{home}{_line_of(error)}:{name}"
 
@@ -127,11 +127,11 @@ def _from_package(home: str) -> ModuleType:
         ) from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     """``:line`` of the innermost place of an error in the user's own code, if there is one."""
     if isinstance(error, SyntaxError):
         return f":{error.lineno}" if error.lineno else ""
