@@ -48,6 +48,7 @@ from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, Rows, make_plan, read_shape
 from danlu.tune.reference_model import reference_key, reference_log_probs
 from danlu.tune.trainer import DanluTrainer, Measure
+from danlu.tune.value import begin as begin_value_head
 from danlu.tune.weights import frozen_dtype
 
 
@@ -198,6 +199,8 @@ class Session:
         cache = self._boundary_cache(tuned, members)
         learner = Learner(tuned.model, abilities, tuned.prefix, cache, config)
         learner.sharding = sharding_plan(config.parallel)
+        if learner.value_head is not None:
+            begin_value_head(learner.value_head, config, self.folder)
         return learner, tuned
 
     def _reference(self, trainer: DanluTrainer) -> None:
