@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from methods_tried import Watch
 from probes import logits_of, token_batch
-from test_methods import Watch
 from test_resume import HARD, killed_at
 from tuning import assert_same_run, losses, tune, write_rows
 

@@ -17,15 +17,10 @@ NAMES = ("summary.", "v_head.summary.", "value_head.summary.", "score.")
 
 
 class ValueHead(nn.Module):
-    """One linear layer in float32, (d) → 1.
-
-    Attributes:
-        fresh: whether its weights are those it was made with.
-    """
+    """One linear layer in float32, (d) → 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fresh = True
         self.summary = nn.Linear(width, 1, dtype=torch.float32)
         nn.init.normal_(self.summary.weight, std=1 / (width + 1) ** 0.5)
         nn.init.zeros_(self.summary.bias)
@@ -66,7 +61,6 @@ class ValueHead(nn.Module):
                 hint="It was trained on another base model.",
             )
         self.load_state_dict(state)
-        self.fresh = False
 
 
 def hidden_width(model: Any) -> int:

@@ -24,20 +24,26 @@ from danlu.data.tokens import TokenStore
 from danlu.tune.batches import collate
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner
+from danlu.tune.methods.lora import initial
+from danlu.tune.methods.low_rank_start import CHANGES_BASE
 from danlu.tune.objectives.pairs import answers
 from danlu.tune.parallel.together import objects_of_all
 
 
 def reference_key(config: TrainConfig, folder: Path, store: TokenStore) -> str:
-    """A hash of what decides the numbers: the rows, the weights, their precision."""
+    """A hash of what decides the numbers, to the last digit: rows, weights, their precision, how they are computed.
+
+    An adapter that begins at zero changes nothing, but a start that decomposes the weights rounds them.
+    """
     compute, model = config.compute, config.model
+    start = f"{config.lora!r} {compute.seed}" if initial(config.lora) in CHANGES_BASE else ""
     adapters = [f"{path}:{weights_fingerprint(Path(path).expanduser())}" for path in model.adapter_name_or_path]
     parts = [
         store.folder.name,
         str(weights_fingerprint(folder)),
         *adapters,
         f"{model.dtype} {model.flash_attn} {compute.bf16} {compute.fp16} {compute.pure_bf16}",
-        repr(config.quantization) if hasattr(config, "quantization") else "",
+        f"{config.quant!r} {config.method!r} {start} {config.optimizer.per_device_train_batch_size}",
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 

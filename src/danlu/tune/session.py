@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from danlu.core.console import note
 from danlu.core.errors import DataError, RunError
-from danlu.core.files import expanded
 from danlu.core.manifest import installed_versions
 from danlu.core.ranks import is_main
 from danlu.core.results import metrics_block, write_results
@@ -25,7 +24,6 @@ from danlu.models.loading import check_architecture, load_model, pick_device
 from danlu.models.memory import keep_freed_memory
 from danlu.models.quantize import Quantization
 from danlu.models.quiet import quiet
-from danlu.models.value_head import read_head
 from danlu.tune.arguments import training_arguments
 from danlu.tune.artefacts import (
     write_finetuning_args,
@@ -50,6 +48,7 @@ from danlu.tune.plots import plot_curves
 from danlu.tune.preflight import GIB, Plan, Rows, make_plan, read_shape
 from danlu.tune.reference_model import reference_key, reference_log_probs
 from danlu.tune.trainer import DanluTrainer, Measure
+from danlu.tune.value import begin as begin_value_head
 from danlu.tune.weights import frozen_dtype
 
 
@@ -199,19 +198,10 @@ class Session:
             )
         cache = self._boundary_cache(tuned, members)
         learner = Learner(tuned.model, abilities, tuned.prefix, cache, config)
-        self._continue_head(learner)
         learner.sharding = sharding_plan(config.parallel)
+        if learner.value_head is not None:
+            begin_value_head(learner.value_head, config, self.folder)
         return learner, tuned
-
-    def _continue_head(self, learner: Learner) -> None:
-        """A value head that was trained with what is continued goes on with it."""
-        if learner.value_head is None:
-            return
-        given = [expanded(name) for name in self.config.model.adapter_name_or_path[-1:]] or [self.folder]
-        for folder in given:
-            if folder.is_dir() and read_head(folder) is not None:
-                learner.value_head.load(folder)
-                note(f"the value head goes on from {folder}")
 
     def _reference(self, trainer: DanluTrainer) -> None:
         """Give the rows what the model says of them before training, where the objective compares with that."""

@@ -74,8 +74,6 @@ def make_experience(
     learner, args = trainer.model, trainer.args
     if silence_dropout(learner):
         note(f"dropout is off in stage {config.task.stage}: it would make noise of the probability ratios")
-    if learner.value_head is not None and learner.value_head.fresh:
-        nn.init.zeros_(learner.value_head.summary.weight)  # nothing is expected before anything was seen
     continued = bool(config.model.adapter_name_or_path) and not config.model.create_new_adapter
     initial = InitialWeights(learner, new_prefix=not continued) if keeps_first_weights(config) else None
     around = Surroundings(
