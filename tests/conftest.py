@@ -87,8 +87,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     seconds: dict[str, float] = defaultdict(float)
     for outcome in ("passed", "failed", "error", "skipped", "xfailed"):
         for report in terminalreporter.stats.get(outcome, []):
-            counts[tier_of(report.keywords)][outcome] += 1
-            seconds[tier_of(report.keywords)] += getattr(report, "duration", 0.0)
+            tier = tier_of(
+                getattr(report, "keywords", report.nodeid.split("/"))
+            )  # a whole file that is skipped has none
+            counts[tier][outcome] += 1
+            seconds[tier] += getattr(report, "duration", 0.0)
     if not counts:
         return
     terminalreporter.section("tiers")

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from danlu.verbs.demo import demo
     from danlu.verbs.evaluate import evaluate, predict
     from danlu.verbs.export import export
+    from danlu.verbs.merge import merge
     from danlu.verbs.rewards import score
     from danlu.verbs.train import train
 
-__all__ = ["__version__", "chat", "demo", "evaluate", "export", "predict", "score", "train"]
+__all__ = ["__version__", "chat", "demo", "evaluate", "export", "merge", "predict", "score", "train"]
 
 _VERBS = {
     "chat": "danlu.verbs.chat",
     "demo": "danlu.verbs.demo",
     "evaluate": "danlu.verbs.evaluate",
     "export": "danlu.verbs.export",
+    "merge": "danlu.verbs.merge",
     "predict": "danlu.verbs.evaluate",
     "score": "danlu.verbs.rewards",
     "train": "danlu.verbs.train",

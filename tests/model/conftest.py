@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import FAMILIES, build_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage() -> Iterator[None]:
+    """A training ends with a search for garbage; a million objects of imported packages would be searched each time."""
+    import peft  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    import danlu.tune.session  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +43,11 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache, and none goes to the network."""
     monkeypatch.setenv("DANLU_CACHE", str(tmp_path / "danlu-cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The model of the last training in memory."""
+    from methods_tried import Watch
+
+    return Watch(monkeypatch)

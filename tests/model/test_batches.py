@@ -31,6 +31,39 @@ def test_every_position_once(size: int, batch_size: int, seed: int, epoch: int) 
     assert list(again) == found
 
 
+@given(
+    size=st.integers(1, 60),
+    batch_size=st.integers(1, 5),
+    processes=st.integers(1, 5),
+    packs=st.booleans(),
+    data=st.data(),
+)
+def test_processes_share_each_batch(
+    size: int, batch_size: int, processes: int, packs: bool, data: st.DataObject
+) -> None:
+    groups = [[place] for place in range(size)]
+    if packs:
+        cuts = sorted(data.draw(st.sets(st.integers(1, size))) | {0, size})
+        groups = [list(range(start, end)) for start, end in zip(cuts[:-1], cuts[1:])]
+    alone = ShuffledBatches(size, batch_size * processes, 3, groups)
+    ranks = [ShuffledBatches(size, batch_size, 3, groups, rank=rank, processes=processes) for rank in range(processes)]
+    for batches in (alone, *ranks):
+        batches.set_epoch(2)
+    found = [list(batches) for batches in ranks]
+    assert {len(batches) for batches in found} == {len(alone)} == {len(batches) for batches in ranks}
+    for joint, *shares in zip(alone, *found):
+        real = [[place for place in share if place >= 0] for share in shares]
+        assert sorted(place for share in real for place in share) == sorted(joint)
+        assert all(real) or all(len(share) == 1 and ~share[0] in joint for share in shares if share[0] < 0)
+        units = [sum(group[0] in share for group in groups) for share in real]
+        assert max(units) - min(units) <= 1
+
+
+def test_without_a_seed_the_order_is_that_of_the_rows() -> None:
+    assert list(ShuffledBatches(5, 2, None)) == [[0, 1], [2, 3], [4]]
+    assert list(ShuffledBatches(5, 2, None, rank=1, processes=2)) == [[2, 3], [~4]]
+
+
 def test_seed_and_epoch_change_the_order() -> None:
     orders = set()
     for seed in (1, 2):

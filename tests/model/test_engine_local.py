@@ -17,7 +17,7 @@ from danlu.engine.local import LocalEngine
 from danlu.engine.protocol import GREEDY, Completion, GenerationOptions, Renderer, Request
 from danlu.models.adapters import attach
 from danlu.models.loading import load_model, load_tokenizer
-from danlu.models.prefix import PrefixModel
+from danlu.models.prefix import PrefixModel, split_prefix
 
 pytestmark = pytest.mark.model
 
@@ -95,6 +95,20 @@ def test_greedy_is_what_transformers_generates(
             repetition_penalty=1.7,
         )
         assert penalised["1"].tokens == tuple(theirs[0, len(PROMPTS[1]) :].tolist())
+
+
+@pytest.mark.parametrize("kind", ["plain", "prefix"])
+def test_a_prompt_that_comes_several_times_is_computed_once(tiny_model: Path, kind: str, tmp_path: Path) -> None:
+    model = variants(tiny_model, kind, tmp_path)
+    sampled = replace(SHORT, do_sample=True, repetition_penalty=1.3)
+    requests = [Request(f"{key}/{copy}", ids, sampled) for key, ids in enumerate(PROMPTS) for copy in range(2)]
+    rows: list[int] = []
+    split_prefix(model)[0].register_forward_hook(lambda module, args, output: rows.append(len(output.logits)))
+    together = {item.key: item for item in engine_of(tiny_model, model, batch_size=10).generate(requests)}
+    assert rows[:2] == [5, 10]
+    alone = {item.key: item for item in engine_of(tiny_model, model, batch_size=1).generate(requests)}
+    assert together == alone
+    assert together["0/0"].tokens != together["0/1"].tokens
 
 
 def test_a_prefix_generates_what_its_logits_say(tiny_model: Path) -> None:

@@ -71,3 +71,19 @@ def test_penalty_pushes_seen_tokens_down() -> None:
 
 def test_greedy_uses_no_random_numbers() -> None:
     assert row_generator(GenerationOptions(), "a") is None
+
+
+def test_the_end_of_the_distribution_is_a_token_that_can_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.tensor([[0.0, 3.0, -torch.inf, -torch.inf]])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.ones(1))
+    for options in (GenerationOptions(do_sample=True), GenerationOptions(do_sample=True, top_k=3)):
+        assert choose(logits, [options], [None]).item() in (0, 1)
+
+
+def test_more_than_the_vocabulary_is_the_vocabulary() -> None:
+    logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(4))
+    many, few = GenerationOptions(do_sample=True, top_k=50), GenerationOptions(do_sample=True, top_k=2)
+    for seed in range(10):
+        pair = [torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)]
+        tokens = choose(logits, [many, few], pair)
+        assert int(tokens[1]) in logits[1].topk(2).indices.tolist()

@@ -101,8 +101,8 @@ def test_folders_that_are_no_adapters(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(ModelError, match="has no weights"):
         read_adapter(tmp_path)
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
-    with pytest.raises(ModelError, match="PROMPT_TUNING are not supported"):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "CPT"}')
+    with pytest.raises(ModelError, match="CPT are not supported"):
         read_adapter(tmp_path)
 
 

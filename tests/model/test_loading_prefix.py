@@ -18,12 +18,13 @@ pytestmark = pytest.mark.model
 
 
 def test_the_shape_follows_the_model(tiny_models: dict[str, Path]) -> None:
-    shape = PrefixShape.of(load_model(tiny_models["qwen3"]).config, 7)
+    model = load_model(tiny_models["qwen3"])
+    shape = PrefixShape.of(model.config, 7)
     assert (shape.layers, shape.kv_heads, shape.head_dim) == (3, 2, 24)
     prefix = PrefixEncoder(shape)
     assert prefix.table().shape == (7, 3 * 2 * 2 * 24)
     assert prefix().shape == (3, 2, 2, 7, 24)
-    cache = prefix.past_key_values(4)
+    cache = prefix.past_key_values(model, 4)
     assert cache.get_seq_length() == 7
     assert cache.layers[0].keys.shape == (4, 2, 7, 24)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tuning import assert_same_run, history, losses, tune, weights
 
 import danlu
@@ -96,6 +97,56 @@ def test_the_reference_is_computed_once(
     assert_same_run(one, tune(tiny_models["llama"], pairs, tmp_path / "two", stage="dpo"))
 
 
+def test_a_kept_reference_is_only_for_the_model_it_was_computed_with(tiny_models: dict[str, Path]) -> None:
+    from types import SimpleNamespace
+
+    from danlu.core.config import build
+    from danlu.tune.config import TrainConfig
+    from danlu.tune.reference_model import reference_key
+
+    store: Any = SimpleNamespace(folder=Path("rows"))
+
+    def key(**options: Any) -> str:
+        return reference_key(build(TrainConfig, options, where="test"), tiny_models["llama"], store)
+
+    others: list[dict[str, Any]] = [
+        {"quantization_bit": 4},
+        {"quantization_bit": 8},
+        {"pissa_init": True},
+        {"pissa_init": True, "seed": 3},
+        {"finetuning_type": "full"},
+        {"bf16": True},
+        {"per_device_train_batch_size": 7},
+    ]
+    assert len({key(), *(key(**options) for options in others)}) == 1 + len(others)
+    assert key(lora_rank=3, learning_rate=1e-5) == key()
+
+
+def test_a_value_head_is_taken_up_only_by_its_own_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from danlu.core.config import build
+    from danlu.models.value_head import ValueHead
+    from danlu.tune.config import TrainConfig
+    from danlu.tune.value import begin
+
+    earlier = ValueHead(8)
+    earlier.save(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"stage": "rm"}')
+
+    def begun(stage: str, **options: Any) -> torch.Tensor:
+        head = ValueHead(8)
+        begin(head, build(TrainConfig, {"stage": stage, **options}, where="test"), tmp_path / "base")
+        return head.summary.weight
+
+    given = {"adapter_name_or_path": str(tmp_path)}
+    assert torch.equal(begun("rm", **given), earlier.summary.weight)
+    assert not begun("ppo").any()
+    assert not capsys.readouterr().err
+    assert not begun("ppo", **given).any()
+    assert "is of stage rm; stage ppo begins with a new one" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_reward_model_leaves_its_head_and_scores(tiny_models: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
     run = tune(tiny_models["glm"], pairs, tmp_path / "rm", stage="rm", file_style="et")
     assert {"value_head.safetensors:summary.weight", "value_head.safetensors:summary.bias"} <= weights(run).keys()
@@ -177,7 +228,6 @@ def test_a_model_that_was_never_rewarded_has_no_scores(
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_reward_model_is_exported_as_a_classifier(method: str, tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     run = tune(tiny_model, pairs, tmp_path / "rm", stage="rm", finetuning_type=method)
@@ -200,3 +250,16 @@ def test_a_prefix_cannot_be_exported_as_a_classifier(tiny_models: dict[str, Path
     run = tune(tiny_models["llama"], pairs, tmp_path / "rm", stage="rm", finetuning_type="p_tuning_v2")
     with pytest.raises(DanluError, match="cannot become part of a classifier"):
         danlu.export(run=str(run), output_dir=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_value_head_is_continued(method: str, tiny_models: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
+    first = tune(tiny_models["llama"], pairs, tmp_path / "first", stage="rm", finetuning_type=method, seed=1)
+    given = {"adapter_name_or_path": str(first)} if method == "lora" else {}
+    base = tiny_models["llama"] if method == "lora" else first
+    still = {"learning_rate": 1e-12, "max_steps": 1, "seed": 2}
+    second = tune(base, pairs, tmp_path / "second", stage="rm", finetuning_type=method, **given, **still)
+    one, two = read_head(first), read_head(second)
+    assert one is not None
+    assert two is not None
+    torch.testing.assert_close(one["summary.weight"], two["summary.weight"])

@@ -41,6 +41,12 @@ CASES: dict[str, dict[str, Any]] = {
     "lora-bf16": {"finetuning_type": "lora", "bf16": True},
     "p_tuning_v2": {"finetuning_type": "p_tuning_v2", "pre_seq_len": 4, "prefix_dropout": 0.1},
     "projection": {"finetuning_type": "p_tuning_v2", "pre_seq_len": 4, "prefix_projection": True},
+    "adalora": {"finetuning_type": "adalora", "adalora_init_r": 6, "adalora_target_r": 2, "adalora_tfinal": 3}
+    | {"lora_target": "q_proj, v_proj", "lora_dropout": 0.1},
+    "pissa": {"pissa_init": True, "lora_rank": 2, "lora_target": "q_proj"},
+    "p_tuning": {"finetuning_type": "p_tuning", "pre_seq_len": 4, "encoder_reparameterization_type": "lstm"}
+    | {"encoder_hidden_size": 16, "encoder_dropout": 0.1, "prefix_dropout": 0.1},
+    "adapter": {"finetuning_type": "adapter", "adapter_length": 8, "adapter_dropout": 0.1},
     "packing": {"finetuning_type": "lora", "packing": True, "cutoff_len": 64, "per_device_train_batch_size": 1},
     "evaluation": {"finetuning_type": "lora", "lora_dropout": 0.2, "val_size": 2, "eval_strategy": "steps"}
     | {"eval_steps": 1, "per_device_eval_batch_size": 2, "num_train_epochs": 4},

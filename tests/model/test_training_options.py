@@ -16,7 +16,7 @@ from tuning import history, log_lines, losses, tune, weights, write_rows
 from danlu.core.errors import ConfigError, UsageError
 from danlu.core.run import RunDirectory
 from danlu.tune.session import Session
-from danlu.tune.trainer import DanluTrainer
+from danlu.tune.tally import Tally
 
 pytestmark = pytest.mark.model
 
@@ -132,7 +132,7 @@ def test_the_best_checkpoint_is_the_result(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = chain([5.0, 2.0], repeat(3.0))  # which step is best must not hang on rounding
-    monkeypatch.setattr(DanluTrainer, "_evaluation_loss", lambda *_: (next(scripted), 1.0))
+    monkeypatch.setattr("danlu.tune.evaluation._of_one", lambda *_: (next(scripted), 1.0, Tally()))
     options = {**EVALUATE, "num_train_epochs": 4, "save_total_limit": 1}
     run = tune(model, data, tmp_path / "run", load_best_model_at_end=True, **options)
     found = {entry["step"]: entry["eval_loss"] for entry in evaluations(run)}
@@ -256,12 +256,38 @@ def test_options_that_make_no_sense(
     assert isinstance(error.value, (UsageError, ConfigError)) or "rows" in message
 
 
-def test_tensorboard_files(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def scalars(folder: Path) -> dict[str, list[int]]:
+    """Tag → the steps that tensorboard reads, from every file in a folder of its own."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder)).Reload()
+    return {tag: [event.step for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def test_scalars_arrive_in_tensorboard(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tensorboard")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
-    run = tune(model, data, tmp_path / "run", report_to="tensorboard", max_steps=2)
-    found = [path for path in run.rglob("events.out.tfevents.*") if path.stat().st_size > 100]
-    assert found
+    options = {"report_to": "tensorboard", "val_size": 2, "eval_strategy": "steps", "eval_steps": 1}
+    options |= {"save_strategy": "steps", "save_steps": 2}
+    run = tune(model, data, tmp_path / "run", max_steps=2, run_name="first try: 5e-3", **options)
+    assert [path.name for path in (run / "runs").iterdir()] == ["first-try-5e-3"]
+    found = scalars(run / "runs" / "first-try-5e-3")
+    assert found["train/loss"] == found["eval/loss"] == found["train/grad_norm"] == [1, 2]
+    plain = tune(model, data, tmp_path / "plain", max_steps=1, **options)
+    assert [path.name for path in (plain / "runs").iterdir()] == ["plain"]
+    assert not list(tmp_path.glob("runs"))
+
+
+def test_a_place_for_tensorboard_that_was_chosen_is_kept(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "chosen"))
+    tune(model, data, tmp_path / "run", report_to="tensorboard", max_steps=1, run_name="x")
+    assert scalars(tmp_path / "chosen")["train/loss"] == [1]
 
 
 def test_neftune_moves_training_only(model: Path, data: Path, tmp_path: Path) -> None:
@@ -333,3 +359,34 @@ def test_an_optimizer_without_its_package_is_named(
     monkeypatch.setattr("transformers.Trainer.create_optimizer", missing)
     with pytest.raises(ConfigError, match="optim: this optimizer cannot be used: You need to install `bits`"):
         tune(model, data, tmp_path / "run")
+
+
+def test_activations_have_nowhere_to_go_without_a_gpu(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danlu.tune.arguments._accelerated", lambda: False)
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        with pytest.raises(ConfigError, match=f"trainer.{name}: .*no GPU whose memory"):
+            tune(model, data, tmp_path / "run", max_steps=1, trainer={name: {"offload": True}})
+
+
+def test_how_activations_are_recomputed_changes_no_loss(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import PreTrainedModel
+
+    asked: list[dict[str, Any]] = []
+    own = PreTrainedModel._activation_checkpointing_enable
+
+    def enable(self: Any, *args: Any, **named: Any) -> None:
+        asked.append(dict(zip(("kwargs", "every_n_layers", "offload"), args)) | named)
+        own(self, *args, **named)
+
+    monkeypatch.setattr(PreTrainedModel, "_activation_checkpointing_enable", enable)
+    plain = tune(model, data, tmp_path / "plain", max_steps=2)
+    assert not asked
+    kwargs = {"every_n_layers": 2}
+    options = {"gradient_checkpointing": True, "trainer": {"activation_checkpointing_kwargs": kwargs}}
+    other = tune(model, data, tmp_path / "other", max_steps=2, **options)
+    assert [call | kwargs for call in asked] == asked != []
+    assert losses(other) == pytest.approx(losses(plain), rel=1e-6)

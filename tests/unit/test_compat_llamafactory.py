@@ -1,5 +1,7 @@
 """Files of LLaMA-Factory: every key that its examples use is honoured or answered."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,7 +138,7 @@ def test_a_typical_file(file):
     assert config.log.report_to == ()
     assert config.log.eval_strategy == "no"
     assert config.compute.bf16 is True
-    assert config.compute.ddp_timeout == 180_000_000
+    assert config.parallel.ddp_timeout == 180_000_000
     assert config.output.resume_from_checkpoint is None
     assert config.encode.template == "llama3"
     assert config.output.file_style == "llamafactory"
@@ -182,18 +184,18 @@ def test_further_arguments_are_handed_on(file):
     assert resolved.config.trainer == {
         "adam_beta1": 0.8,
         "tf32": True,
-        "fsdp": "full_shard auto_wrap",
-        "fsdp_config": {"min_num_params": 5},
         "adam_epsilon": 1e-6,
         "data_seed": 7,
         "torch_compile": True,
     }
+    assert resolved.config.parallel.fsdp == "full_shard auto_wrap"
+    assert resolved.config.parallel.fsdp_config == {"min_num_params": 5}
 
 
 def test_old_fsdp_keys_join_one_mapping(file):
     text = TYPICAL + "fsdp_transformer_layer_cls_to_wrap: Layer\nfsdp_min_num_params: 10\n"
-    trainer = resolve_train([file(text)]).config.trainer
-    assert trainer["fsdp_config"] == {"transformer_layer_cls_to_wrap": ["Layer"], "min_num_params": 10}
+    parallel = resolve_train([file(text)]).config.parallel
+    assert parallel.fsdp_config == {"transformer_layer_cls_to_wrap": ["Layer"], "min_num_params": 10}
 
 
 def test_a_wrong_number_for_transformers_is_named(file):
@@ -208,15 +210,35 @@ def test_keys_without_effect_are_noted_by_reason(file):
 
 
 def test_keys_at_their_idle_value_are_named_once(file):
-    notes = resolve_train([file(TYPICAL + "use_galore: false\nquantization_bit: null\npacking: null\n")]).notes
-    assert "not needed here: quantization_bit, use_galore" in notes
+    notes = resolve_train([file(TYPICAL + "use_galore: false\nquantization_method: bnb\npacking: null\n")]).notes
+    assert "not needed here: quantization_method, use_galore" in notes
+    assert resolve_train([file(TYPICAL + "use_galore: false\n")]).config.optimizer.optim == "adamw_torch_fused"
+
+
+def test_optimizers_that_have_a_switch_there_have_a_name_here(file):
+    galore = resolve_train([file(TYPICAL + "use_galore: true\ngalore_rank: 128\ngalore_scale: 0.5\n")])
+    assert galore.config.optimizer.optim == "galore_adamw"
+    assert (galore.config.galore.galore_rank, galore.config.galore.galore_scale) == (128, 0.5)
+    assert "use_galore → optim: galore_adamw" in galore.notes
+    assert resolve_train([file(TYPICAL + "use_muon: true\n")]).config.optimizer.optim == "muon"
+
+
+@pytest.mark.parametrize("key", ["use_apollo", "use_badam", "use_adam_mini"])
+def test_other_optimizers_are_refused_with_a_replacement_that_exists(file, key):
+    from danlu.tune.optimizers import kinds
+
+    with pytest.raises(ConfigError, match=rf"{key}: True is refused: .*optim=") as caught:
+        resolve_train([file(TYPICAL + f"{key}: true\n")])
+    named = re.findall(r"optim=(\w+)", str(caught.value))
+    assert named
+    assert not any(kinds()[name].refused for name in named)
 
 
 def test_every_refused_key_is_named_at_once(file):
     with pytest.raises(ConfigError) as caught:
-        resolve_train([file(TYPICAL + "quantization_bit: 4\nuse_galore: true\nfp8: true\n")])
+        resolve_train([file(TYPICAL + "quantization_method: hqq\nuse_badam: true\nfp8: true\n")])
     message = str(caught.value)
-    for part in ("quantization_bit: 4", "use_galore: True", "fp8: True", "3 options", "bf16=true"):
+    for part in ("quantization_method: hqq", "use_badam: True", "fp8: True", "3 options", "bf16=true"):
         assert part in message
     assert caught.value.exit_code == 2
 
@@ -260,7 +282,7 @@ def test_files_of_the_rewrite_and_of_accelerate_are_recognised(file):
         ("infer_dtype: bfloat16", "dtype", "bfloat16"),
         ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs", {"num_cycles": 2}),
         ("resume_from_checkpoint: true", "resume_from_checkpoint", True),
-        ("deepspeed: ds.json", "deepspeed", "ds.json"),
+        ("deepspeed: ds_z3.json", "deepspeed", "ds_z3.json"),
         ("run_name: 7", "run_name", "7"),
     ],
 )

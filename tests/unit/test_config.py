@@ -94,7 +94,7 @@ def test_values_that_make_no_sense(values, message):
         ),
         ({"train_on_prompt": True, "mask_history": True}, "contradict each other"),
         ({"dataset": "a,b", "interleave_probs": "1"}, "1 weights for 2 datasets"),
-        ({"adapter_name_or_path": "a,b", "finetuning_type": "p_tuning_v2"}, "2 adapters"),
+        ({"quantization_bit": "4", "finetuning_type": "freeze"}, "quantised weights cannot be trained"),
         ({"adapter_name_or_path": "a", "finetuning_type": "full"}, "full has no adapters"),
     ],
 )
@@ -136,6 +136,25 @@ def test_weights_of_datasets_that_are_not_interleaved_are_told(capsys):
     assert "interleave_probs has no effect with mix_strategy=concat" in capsys.readouterr().err
     check(config(dataset="a,b", interleave_probs=[0.2, 0.8], mix_strategy="interleave_over"))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"stage": "orpo", "pref_ftx": 0.1}, "pref_ftx has no effect in stage orpo"),
+        ({"stage": "dpo", "simpo_gamma": 1, "kto_chosen_weight": 2}, "simpo_gamma and kto_chosen_weight have no"),
+        ({"stage": "dpo", "pref_loss": "hinge", "dpo_label_smoothing": 0.1}, "(with pref_loss=hinge) has no effect"),
+        ({"stage": "rm", "mask_history": True}, "mask_history has no effect in stage rm"),
+        ({"stage": "kto", "per_device_train_batch_size": 1}, "the number of one answer"),
+        ({"stage": "dpo", "pref_ftx": 0.1, "dpo_label_smoothing": 0.1}, ""),
+        ({"stage": "simpo", "pref_beta": 1, "simpo_gamma": 1, "pref_ftx": 1}, ""),
+        ({"stage": "sft", "pref_beta": 0.1}, ""),  # files of LLaMA-Factory always set it
+    ],
+)
+def test_options_that_a_stage_does_not_read_are_told(values, told, capsys):
+    check(config(**values))
+    found = capsys.readouterr().err
+    assert " ".join(told.split()) in " ".join(found.split()) if told else found == ""
 
 
 @pytest.mark.parametrize("written", [{"min_lr": "1e-5"}, '{"min_lr": 1e-5}', {"min_lr": 1e-5}, {"min_lr": "1.0E-5"}])

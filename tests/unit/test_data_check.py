@@ -24,7 +24,7 @@ from danlu.data.schema import (
     ToolCall,
     UnpairedPreference,
 )
-from danlu.data.statistics import answers, characters, language, lengths, statistics
+from danlu.data.statistics import Answers, answers, characters, language, lengths, statistics
 
 
 def put(folder: Path, name: str, rows: list[Any]) -> Path:
@@ -161,6 +161,23 @@ def test_statistics_can_count_tokens() -> None:
     assert measured.unit == "tokens"
     assert measured.lengths.total == 4
     assert (measured.over_cutoff, measured.lost) == (1, 1)
+
+
+def test_statistics_of_answers() -> None:
+    def of(better: str, worse: str) -> Preference:
+        return Preference(conversation("user"), Message("assistant", better), Message("assistant", worse))
+
+    pairs: list[Row] = [of("long" * 3, "b"), of("b", "longer"), of("same", "same"), of("yes", "no")]
+    found = statistics(pairs).answers
+    assert found == Answers(
+        pairs=4, same=1, longer=2, better=(12 + 1 + 4 + 3) / 4, worse=(1 + 6 + 4 + 2) / 4, wanted=0, unwanted=0
+    )
+    labelled: list[Row] = [
+        UnpairedPreference(conversation("user", "assistant"), wanted) for wanted in (True, True, False)
+    ]
+    found = statistics(labelled, count=lambda row: 1, measure=lambda text: len(text.split())).answers
+    assert found == Answers(pairs=0, same=0, longer=0, better=2, worse=2, wanted=2, unwanted=1)
+    assert statistics([Document("x")]).answers is None
 
 
 def test_statistics_of_nothing() -> None:

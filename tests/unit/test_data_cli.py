@@ -97,6 +97,29 @@ def test_names_with_brackets_are_not_markup(tmp_path: Path) -> None:
     assert "x.jsonl:1:conversations[1].from: unknown role '[red]'" in text
 
 
+def test_stats_of_preferences(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "a" * n, "rejected": "bbb"} for n in (1, 5, 9)]
+    text = run("stats", put(tmp_path, [*rows, {"prompt": "q", "chosen": "c", "rejected": "c"}])).output
+    assert "better answer is longer" in text
+    assert "50.0% of the pairs" in text
+    assert "both answers the same" in text
+    labelled = [{"prompt": "q", "completion": "a" * n, "label": n > 4} for n in (1, 5, 9)]
+    text = run("stats", put(tmp_path, labelled)).output
+    assert [line.split()[-3:-1] for line in text.splitlines() if "answer, mean" in line] == [
+        ["mean", "7.0"],
+        ["mean", "1.0"],
+    ]
+    value = json.loads(run("stats", put(tmp_path, labelled), "--json").output)
+    assert (value["answers"]["wanted"], value["answers"]["unwanted"]) == (2, 1)
+
+
+def test_check_for_a_stage(tmp_path: Path) -> None:
+    pairs = put(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    result = run("check", pairs, "--stage", "sft", code=1)
+    assert "stage sft trains on conversations, this row is for pairs" in result.output
+    assert "1 good rows" in run("check", pairs, "--stage", "dpo").output
+
+
 def test_stats(tmp_path: Path) -> None:
     path = put(tmp_path, [alpaca("今天天气怎么样？", "很好" * 30), alpaca("q"), alpaca("q"), alpaca("q", "")])
     result = run("stats", path, "--cutoff", "10")

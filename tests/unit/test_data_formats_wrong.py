@@ -31,7 +31,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"instruction": "q", "output": "a", "images": ["x.png"]}, "images", "not supported yet"),
     ({"instruction": "q", "chosen": "a", "rejected": ""}, "rejected", "the answer is empty"),
     ({"instruction": "q", "chosen": "a", "rejected": "b", "margin": "x"}, "margin", "a number is expected"),
-    ({"instruction": "q", "chosen": "a", "rejected": "b", "margin": float("nan")}, "margin", "a number"),
+    ({"instruction": "q", "chosen": "a", "rejected": "b", "margin": float("nan")}, "margin", "a finite number"),
     ({"conversations": []}, "conversations", "there is no message"),
     ({"conversations": [HUMAN]}, "conversations[0]", "the last turn (user) has no answer"),
     ({"conversations": ["q"]}, "conversations[0]", "a message is an object, this is text"),

@@ -248,3 +248,16 @@ def test_a_file_without_rows_says_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(DataError, match="there is no row in"):
         load_rows(str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"instruction": "q", "output": None}, {"messages": [{"role": "user", "content": "q"}]}],
+    ids=["alpaca", "openai"],
+)
+def test_stages_that_answer_themselves_need_no_answer(row: dict[str, object], tmp_path: Path) -> None:
+    path = put(tmp_path, "x.jsonl", [row] * 2)
+    for stage in ("ppo", "grpo"):
+        assert len(load_rows(str(path), stage=stage).rows) == 2
+    with pytest.raises(DataError, match="answer.*data check .* --stage sft"):
+        load_rows(str(path), stage="sft")

@@ -13,6 +13,8 @@ import pytest
 from danlu.core.config import field_homes
 from danlu.tune import reference
 from danlu.tune.config import TrainConfig
+from danlu.tune.matrix import REFUSED, STAGES
+from danlu.tune.methods import FAMILIES
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -124,6 +126,28 @@ def test_every_command_shown_exists(root: Path) -> None:
 def test_the_configuration_page_is_current(root: Path, language: reference.Language) -> None:
     written = (root / "docs" / language / "configuration.md").read_text(encoding="utf-8")
     assert written == reference.render(language), "run: python -m danlu.tune.reference docs"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_table_of_methods_and_stages_is_current(root: Path, language: reference.Language) -> None:
+    page = (root / "docs" / language / "objectives.md").read_text(encoding="utf-8")
+    assert page == reference.with_matrix(page, language), "run: python -m danlu.tune.reference docs"
+    rows = [line.split("|")[1:-1] for line in reference.render_matrix(language).splitlines() if line.startswith("|")]
+    table = {row[0].strip(" `"): [cell.strip() for cell in row[1:]] for row in rows[2 : 2 + len(FAMILIES)]}
+    marks = {(method, stage): mark for method, row in table.items() for stage, mark in zip(STAGES, row, strict=True)}
+    assert {pair for pair, mark in marks.items() if mark != reference.GOES} == REFUSED.keys()
+    assert marks.keys() == {(method, stage) for method in FAMILIES for stage in STAGES}
+
+
+def test_every_reason_has_a_chinese_text() -> None:
+    texts = reference.translations()["reasons"]
+    assert texts.keys() == set(REFUSED.values())
+    assert all(CJK.search(text) for text in texts.values())
+
+
+def test_a_page_without_a_place_for_the_table_is_told() -> None:
+    with pytest.raises(ValueError, match="no part between"):
+        reference.with_matrix("# Objectives\n", "en")
 
 
 def test_every_option_is_on_the_configuration_page() -> None:

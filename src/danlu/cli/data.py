@@ -23,6 +23,9 @@ app = typer.Typer(no_args_is_help=True, help="Look at datasets, check them, conv
 
 DatasetDirOption = Annotated[str, typer.Option(help="Folder that holds dataset_info.json.", show_default=True)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+StageOption = Annotated[
+    str | None, typer.Option(help="Only rows that this stage trains on are good.", metavar="pt|sft|rm|dpo|kto|…")
+]
 NameArgument = Annotated[str, typer.Argument(help="A name, file, folder, pattern or hub id.", metavar="NAME")]
 
 _SHOWN = 50
@@ -93,6 +96,7 @@ def check_datasets(
     write_good: Annotated[
         Path | None, typer.Option(help="Write the usable rows to this JSON-lines file.", metavar="FILE")
     ] = None,
+    stage: StageOption = None,
     show: Annotated[int, typer.Option(help="Bad rows to print; 0 prints all of them.", min=0)] = _SHOWN,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,7 +109,7 @@ def check_datasets(
 
     if write_good is not None and len(names) > 1:
         raise UsageError("--write-good is for one dataset", hint="Check them one by one.")
-    reports = [check(name, dataset_dir=dataset_dir, write_good=write_good) for name in names]
+    reports = [check(name, dataset_dir=dataset_dir, write_good=write_good, stage=stage) for name in names]
     if as_json:
         _print_json([_check_value(report) for report in reports])
     else:
@@ -180,7 +184,8 @@ def show_statistics(
     from danlu.data.statistics import statistics
 
     loaded = load_rows([name], dataset_dir=dataset_dir)
-    measured = statistics(loaded.rows, count=token_counter(model) if model else None, cutoff=cutoff)
+    count, measure = token_counter(model) if model else (None, len)
+    measured = statistics(loaded.rows, count=count, measure=measure, cutoff=cutoff)
     if as_json:
         _print_json({**asdict(measured), "bad": len(loaded.bad), "sources": [asdict(item) for item in loaded.sources]})
         return
@@ -189,21 +194,27 @@ def show_statistics(
         err.print(f"{len(loaded.bad):,} bad rows are left out; see them with: danlu data check {name}")
 
 
-def token_counter(model: str) -> Callable[[Row], int]:
-    """A function that counts the tokens of a row as the model's template writes it."""
-    from danlu.data.statistics import texts
+def token_counter(model: str) -> tuple[Callable[[Row], int], Callable[[str], int]]:
+    """Functions that count the tokens of a row as the model's template writes it, and of a text by itself."""
+    from danlu.data.encode import last_answer_only
+    from danlu.data.schema import Document, Preference
+    from danlu.data.statistics import either_answer
     from danlu.data.templates import Template
     from danlu.models.loading import load_tokenizer, model_folder
 
     template = Template(load_tokenizer(model_folder(model), need_template=True))
 
-    def count(row: Row) -> int:
-        conversation = getattr(row, "conversation", None)
-        if conversation is None:
-            return sum(len(template.content_ids(text)) for text in texts(row))
-        return len(template.encode_pieces([template.prompt_pieces(conversation)])[0].ids)
+    def measure(text: str) -> int:
+        return len(template.content_ids(text))
 
-    return count
+    def count(row: Row) -> int:
+        if isinstance(row, Document):
+            return len(template.document_ids([row.text])[0])
+        conversations = either_answer(row) if isinstance(row, Preference) else (row.conversation,)
+        pieces = [template.pieces(last_answer_only(conversation)) for conversation in conversations]
+        return max(len(encoded.ids) for encoded in template.encode_pieces(pieces))
+
+    return count, measure
 
 
 def print_statistics(measured: Statistics) -> None:
@@ -242,9 +253,28 @@ def _facts(measured: Statistics) -> list[tuple[str, str, str]]:
     facts.append(("duplicates", f"{measured.duplicates:,}", f"{measured.duplicates / whole:.1%} of the rows"))
     facts += [(f"language {name}", f"{count:,}", f"{count / whole:.1%}") for name, count in measured.languages.items()]
     facts += [(f"answers: {turns}", f"{count:,}", f"{count / whole:.1%}") for turns, count in measured.turns.items()]
+    facts += _answer_facts(measured)
     facts += [("with a system prompt", f"{measured.system:,}", "")] if measured.system else []
     facts += [("with tools", f"{measured.tools:,}", "")] if measured.tools else []
     return facts
+
+
+def _answer_facts(measured: Statistics) -> list[tuple[str, str, str]]:
+    """What is said of answers that are compared or labelled."""
+    judged, unit = measured.answers, measured.unit
+    if judged is None:
+        return []
+    facts = []
+    if judged.pairs:
+        share = f"{judged.longer / judged.pairs:.1%} of the pairs"
+        facts.append(("better answer is longer", f"{judged.longer:,}", share))
+    if judged.same:
+        facts.append(("both answers the same", f"{judged.same:,}", f"{judged.same / judged.pairs:.1%} of the pairs"))
+    if judged.wanted or judged.unwanted:
+        facts += [("wanted answers", f"{judged.wanted:,}", ""), ("unwanted answers", f"{judged.unwanted:,}", "")]
+    good, poor = ("wanted", "unwanted") if not judged.pairs else ("better", "worse")
+    facts.append((f"{good} answer, mean", f"{judged.better:,.1f}", unit))
+    return [*facts, (f"{poor} answer, mean", f"{judged.worse:,.1f}", unit)]
 
 
 @app.command("convert")

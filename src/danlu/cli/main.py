@@ -12,7 +12,8 @@ from danlu import __version__
 from danlu.cli.data import app as data_app
 from danlu.cli.models import app as models_app
 from danlu.cli.preview import preview
-from danlu.core.errors import DanluError
+from danlu.core.errors import UsageError, explained
+from danlu.core.ranks import is_main
 from danlu.core.workspace import share_cores
 
 WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -55,7 +56,8 @@ def train(context: typer.Context) -> None:
     from danlu.verbs.train import train as run_training
 
     folder = run_training(resolved.config, command=["danlu", "train", *resolved.argv])
-    out.print(str(folder), markup=False, soft_wrap=True)
+    if is_main():
+        out.print(str(folder), markup=False, soft_wrap=True)
 
 
 @app.command("eval", context_settings=WORDS)
@@ -100,6 +102,24 @@ def export(context: typer.Context) -> None:
     for remark in resolved.notes:
         note(remark)
     write(resolved.config)
+
+
+@app.command()
+def merge(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER ADAPTER … OUTPUT", help="adapters or runs, and a folder")
+    ],
+    weights: Annotated[str | None, typer.Option(help="one for each, for instance 0.7,0.3; equal by default")] = None,
+    method: Annotated[str, typer.Option(help="linear, cat, svd, ties or dare_ties")] = "cat",
+    density: Annotated[float, typer.Option(help="share that ties and dare_ties keep")] = 0.5,
+    rank: Annotated[int | None, typer.Option(help="rank of the result with svd")] = None,
+    model: Model = None,
+) -> None:
+    """Add up LoRA adapters of one base: danlu merge runs/a runs/b merged --weights 0.7,0.3."""
+    from danlu.verbs.merge import merge as add_up
+
+    *adapters, output = paths
+    add_up(adapters, output, weights=weights, method=method, density=density, rank=rank, model=model)
 
 
 @app.command()
@@ -201,20 +221,7 @@ def main(words: list[str] | None = None) -> None:
             raise
         from danlu.core.console import err
 
-        err.print(f"error: {_explained(error)}", style="bad", markup=False, soft_wrap=True)
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
-
-
-def _explained(error: Exception) -> DanluError:
-    """Any error as one paragraph: what the system refuses keeps its words, the rest is danlu's own fault."""
-    if isinstance(error, DanluError):
-        return error
-    if isinstance(error, OSError) and error.strerror:
-        return DanluError(error.strerror, where=str(error.filename) if error.filename else None)
-    if isinstance(error, MemoryError):
-        return DanluError("there is not enough memory", hint="Close other programs, or choose smaller batches.")
-    text = " ".join(str(error).split())
-    return DanluError(
-        f"unexpected {type(error).__name__}: {text}",
-        hint="This is a defect of danlu; the same command with --debug shows where.",
-    )
+        reason = explained(error)
+        if not (reason.told or (isinstance(error, UsageError) and not is_main())):  # each process says the same
+            err.print(f"error: {reason}", style="bad", markup=False, soft_wrap=True)
+        raise SystemExit(reason.exit_code) from None

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.theme import Theme
 
+from danlu.core.ranks import is_heard
+
 THEME = Theme({"accent": "#d9694f", "quiet": "dim", "good": "green", "bad": "red"})
 
 out = Console(theme=THEME, highlight=False, emoji=False)
@@ -19,13 +21,15 @@ err = Console(theme=THEME, highlight=False, emoji=False, stderr=True)
 
 
 def note(message: str) -> None:
-    """A line about what is going on."""
-    err.print(message, markup=False, soft_wrap=True)
+    """A line about what is going on; of several processes that train together, the first one says it."""
+    if is_heard():
+        err.print(message, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """A line about something the user may not want."""
-    err.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+    """A line about something the user may not want; said once, as :func:`note`."""
+    if is_heard():
+        err.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -43,7 +47,7 @@ class ProgressLine:
         self.label, self.total, self.done = label, total, 0
         self._told = 0
         self._bar: Progress | None = None
-        if err.is_terminal:
+        if err.is_terminal and is_heard():
             self._bar = Progress(
                 TextColumn("[accent]{task.description}"),
                 BarColumn(complete_style="#d9694f", finished_style="#d9694f"),
@@ -68,6 +72,6 @@ class ProgressLine:
         self.done += count
         if self._bar:
             self._bar.update(self._task, completed=self.done, detail=detail)
-        elif self.total and self.done * 10 // self.total > self._told:
+        elif is_heard() and self.total and self.done * 10 // self.total > self._told:
             self._told = self.done * 10 // self.total
             err.print(f"{self.label} {self.done}/{self.total} {detail}".rstrip(), markup=False)

@@ -24,9 +24,13 @@ class DanluError(Exception):
         what: what is wrong, a sentence without the final full stop.
         where: the place, for instance ``data.jsonl:12:output`` or ``train.yaml:lora_rank``.
         hint: what to do about it, a sentence.
+
+    Attributes:
+        told: whether another process has shown the same error to the user.
     """
 
     exit_code = 1
+    told = False
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what = what.rstrip(".")
@@ -83,3 +87,18 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
     """A hint naming the nearest candidates to ``word``, or None when nothing is near."""
     near = difflib.get_close_matches(word, list(dict.fromkeys(candidates)), n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(near)}?" if near else None
+
+
+def explained(error: Exception) -> DanluError:
+    """Any error as one paragraph: what the system refuses keeps its words, the rest is danlu's own fault."""
+    if isinstance(error, DanluError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        return DanluError(error.strerror, where=str(error.filename) if error.filename else None)
+    if isinstance(error, MemoryError):
+        return DanluError("there is not enough memory", hint="Close other programs, or choose smaller batches.")
+    text = " ".join(str(error).split())
+    return DanluError(
+        f"unexpected {type(error).__name__}: {text}",
+        hint="This is a defect of danlu; the same command with --debug shows where.",
+    )

@@ -48,6 +48,14 @@ def umask() -> int:
     return mask
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` replaced; as it is where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 with Unix line ends, atomically."""
     with replacing(path) as temporary:

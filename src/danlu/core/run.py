@@ -3,6 +3,7 @@
 runs/2026-11-23-alpaca-lora/
   run.yaml  manifest.json  events.jsonl  train_rows.u64
   adapter_config.json  adapter_model.safetensors  trainer_log.jsonl  …
+  last  best               the newest checkpoint, and the one that was measured best
   checkpoint-500/          a run directory of its own: it can be moved and used alone
 """
 
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from danlu.core import checkpoints
+from danlu.core.checkpoints import follow, give_name
 from danlu.core.config import Options, OptionsT, build, read_yaml
 from danlu.core.config_text import to_yaml
 from danlu.core.errors import RunError
@@ -31,7 +34,6 @@ CONFIG = "run.yaml"
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
 ROW_KEYS = "train_rows.u64"
-CHECKPOINT = "checkpoint-"
 
 TRAINED = ("adapter_config.json", "trainer_state.json", "train_results.json", "finetuning_args.json")
 TRAINED_PATTERNS = ("*.safetensors", "*.bin", "checkpoint-*")
@@ -44,6 +46,7 @@ LEFT_BEHIND_PATTERNS = (
     "training_*.png",
     "*_results.json",
     "*_predictions.jsonl",
+    "runs/*/events.out.tfevents.*",
 )
 """Files that are removed when a run is started again in its folder."""
 
@@ -111,8 +114,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        found = [path for path in self.path.glob(f"{CHECKPOINT}*") if path.is_dir() and _step(path) is not None]
-        return sorted(found, key=lambda path: _step(path) or 0)
+        return checkpoints.checkpoints(self.path)
 
     def write_row_keys(self, keys: Iterable[int]) -> str:
         """Write the 64-bit keys of the trained rows, 8 bytes each in little-endian order; the file's name."""
@@ -153,12 +155,12 @@ def is_run(path: Path) -> bool:
 
 
 def resolve_run(path: Path) -> RunDirectory:
-    """The run that ``--run`` names: its directory, a checkpoint in it, or a file in either.
+    """The run that ``--run`` names: its directory, a checkpoint in it (also ``best`` or ``last``), or a file in either.
 
     Raises:
         RunError: when there is no finished or checkpointed run.
     """
-    path = path.expanduser()
+    path = follow(path.expanduser())
     if not path.exists():
         raise RunError("there is no such run", where=str(path), hint=_nearby(path))
     place = path.parent if path.is_file() else path
@@ -230,6 +232,8 @@ def prepare(
 
 def clear(path: Path) -> None:
     """Remove what a run left in a directory; other files stay."""
+    for name in checkpoints.NAMES:
+        give_name(path, name, None)
     files = [path / name for name in LEFT_BEHIND]
     files += [file for pattern in LEFT_BEHIND_PATTERNS for file in path.glob(pattern)]
     for file in files:
@@ -274,11 +278,6 @@ def _same(before: Any, now: Any) -> bool:
 
 def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
-
-
-def _step(path: Path) -> int | None:
-    text = path.name.removeprefix(CHECKPOINT)
-    return int(text) if text.isdigit() else None
 
 
 def _trained(path: Path) -> list[str]:

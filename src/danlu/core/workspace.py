@@ -43,6 +43,11 @@ def offline() -> bool:
     return "1" in (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("DANLU_OFFLINE"))
 
 
+def reward_token() -> str | None:
+    """What a scoring server wants to be shown (``DANLU_REWARD_TOKEN``), or None."""
+    return os.environ.get("DANLU_REWARD_TOKEN") or None
+
+
 def share_cores() -> None:
     """Let threads that wait for each other sleep instead of spin, unless the user chose (``OMP_WAIT_POLICY``).
 

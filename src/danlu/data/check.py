@@ -6,16 +6,25 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
 from danlu.core.errors import DataError
 from danlu.core.files import replacing
+from danlu.data.branching import prompt_of
 from danlu.data.catalog import DatasetDir, Source, resolve
 from danlu.data.formats import read_row
-from danlu.data.loading import HEAD, checksum_warnings, column_warnings, shape_of, unnamed_columns
+from danlu.data.loading import (
+    HEAD,
+    checksum_warnings,
+    column_warnings,
+    known_stage,
+    of_stage,
+    shape_of,
+    unnamed_columns,
+)
 from danlu.data.rows import WHOLE_FILE, BadRow, RawRow
 from danlu.data.schema import (
     Conversation,
@@ -54,7 +63,10 @@ class CheckReport:
 
 
 class _Tally:
-    def __init__(self) -> None:
+    def __init__(self, stage: str | None) -> None:
+        self.stage = stage
+        self.labels: set[bool] = set()
+        self.prompts: set[Conversation] = set()
         self.bad: list[BadRow] = []
         self.kinds: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
@@ -68,24 +80,46 @@ class _Tally:
         if key in self.seen:
             self.notes["the same row again"] += 1
         self.seen.add(key)
+        if self.stage == "kto" and isinstance(row, (Preference, UnpairedPreference)):
+            self.labels |= {True, False} if isinstance(row, Preference) else {row.desirable}
+            if len(self.prompts) < 2:
+                self.prompts.add(prompt_of(row))
+
+    def stage_warnings(self) -> list[str]:
+        """What the stage would stumble over in the dataset as a whole."""
+        found = []
+        if len(self.labels) == 1:
+            missing = "unwanted" if True in self.labels else "wanted"
+            found.append(f"there is no {missing} answer: kto then only pushes all answers one way")
+        if len(self.prompts) == 1:
+            found.append(
+                "there is only one prompt: kto compares answers with answers to other prompts, and refuses this"
+            )
+        return found
 
 
-def check(name: str, *, dataset_dir: DatasetDir = "data", write_good: Path | None = None) -> CheckReport:
+def check(
+    name: str, *, dataset_dir: DatasetDir = "data", write_good: Path | None = None, stage: str | None = None
+) -> CheckReport:
     """Look at every row of a dataset.
 
     Args:
         name: name, file, folder, pattern or hub id.
         dataset_dir: folder with dataset_info.json.
         write_good: JSON-lines file for the usable rows, as they are.
+        stage: rows that this stage cannot train on are bad; None takes every kind.
 
     Raises:
+        UsageError: for an unknown stage.
         DataError: for an unknown name. A file that cannot be read at all is one bad row.
     """
+    if stage is not None:
+        known_stage(stage)
     source = resolve(name, dataset_dir)
     paths = source.files()
     if write_good is not None and write_good.resolve() in [path.resolve() for path in paths]:
         raise DataError("good rows would overwrite the dataset", where=str(write_good))
-    tally = _Tally()
+    tally = _Tally(stage)
     files: list[tuple[str, str, int]] = []
     with _lines(write_good) as stream:
         for path in paths:
@@ -106,6 +140,7 @@ def check(name: str, *, dataset_dir: DatasetDir = "data", write_good: Path | Non
             *source.warnings,
             *checksum_warnings(source, paths),
             *column_warnings(source, tally.ignored),
+            *tally.stage_warnings(),
         ),
     )
 
@@ -129,6 +164,8 @@ def _check_file(path: Path, source: Source, tally: _Tally, stream: TextIO | None
     for item in chain(head, raw):
         count += 1
         row = read_row(item.value, shape, item.origin) if isinstance(item, RawRow) else item
+        if tally.stage is not None:
+            row = of_stage(row, tally.stage)
         if isinstance(row, BadRow):
             tally.bad.append(row)
             continue
@@ -149,7 +186,7 @@ def unusual(row: Row) -> list[str]:
             return _unusual_turns(conversation)
         case Preference(prompt, chosen, rejected):
             same = ["chosen and rejected are the same"] if chosen == rejected else []
-            return same + _unusual_turns(prompt)
+            return same + _unusual_turns(replace(prompt, messages=(*prompt.messages, chosen)))
         case Document():
             return []
 

@@ -53,6 +53,8 @@ class EncodingReport:
         left_out: rows that made no sequence because they were too long.
         untrainable: rows that made no sequence because nothing in them is trained.
         refused: rows that the chat template refuses.
+        same: pairs whose answers are the same (perhaps only after they were cut): there is nothing to prefer.
+        wanted: sequences of answers labelled as wanted; ``unwanted``: of the others.
         tokens: tokens of all sequences.
         supervised: of those, tokens that are trained.
         longest: tokens of the longest row, before anything was cut.
@@ -66,6 +68,9 @@ class EncodingReport:
     left_out: int = 0
     untrainable: int = 0
     refused: int = 0
+    same: int = 0
+    wanted: int = 0
+    unwanted: int = 0
     tokens: int = 0
     supervised: int = 0
     longest: int = 0

@@ -29,8 +29,19 @@ Turn: TypeAlias = tuple[Message, bool]
 """A message, and whether its text was cut."""
 
 
-def fit(item: Fitted, template: Template, cutoff: int, policy: Truncation, origin: Origin) -> list[Fitted]:
+def fit(
+    item: Fitted, template: Template, cutoff: int, policy: Truncation, origin: Origin, *, keep_last: bool = False
+) -> list[Fitted]:
     """Make a conversation that is too long fit into ``cutoff`` tokens.
+
+    Args:
+        item: the conversation.
+        template: writes it as tokens.
+        cutoff: most tokens.
+        policy: what to cut.
+        origin: of the row, for the error.
+        keep_last: whole exchanges are only taken from the front, whatever end of a text is kept: the last answer is
+            what the row is about.
 
     Returns:
         The sequences to train on; empty when the row is left out.
@@ -41,11 +52,7 @@ def fit(item: Fitted, template: Template, cutoff: int, policy: Truncation, origi
     if policy == "drop":
         return []
     if policy == "error":
-        raise DataError(
-            f"the row is longer than cutoff_len={cutoff} tokens",
-            where=str(origin),
-            hint="Raise cutoff_len, or choose truncation=drop, keep_start, keep_end or split.",
-        )
+        raise too_long(cutoff, origin)
     turns = [(message, index in item.unfinished) for index, message in enumerate(item.conversation.messages)]
     system, exchanges = _exchanges(turns)
 
@@ -58,9 +65,18 @@ def fit(item: Fitted, template: Template, cutoff: int, policy: Truncation, origi
         joined = whole(part)
         return len(template.encode(joined.conversation, unfinished=joined.unfinished).ids) <= cutoff
 
-    chunks = _chunks(exchanges, fits, policy)
+    chunks = _chunks(exchanges, fits, "keep_end" if keep_last else policy)
     fitted = (_shortened(whole(chunk), template, cutoff, policy) for chunk in chunks)
     return [shorter for shorter in fitted if shorter is not None]
+
+
+def too_long(cutoff: int, origin: Origin) -> DataError:
+    """What to tell with the policy ``error``."""
+    return DataError(
+        f"the row is longer than cutoff_len={cutoff} tokens",
+        where=str(origin),
+        hint="Raise cutoff_len, or choose truncation=drop, keep_start, keep_end or split.",
+    )
 
 
 def within_budgets(conversation: Conversation, template: Template, source: int | None, target: int | None) -> Fitted:

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from danlu.core.errors import DataError, UsageError
+from danlu.core.errors import DataError, UsageError, did_you_mean
 from danlu.core.files import sha1, sha256
 from danlu.data.catalog import DatasetDir, Source, resolve
 from danlu.data.formats import FORMATS
@@ -158,7 +158,7 @@ def _read(
     bad: list[BadRow] = []
     ignored: set[str] = set()
     for item in read_files(files, source, separator, limit, ignored):
-        row = item if isinstance(item, BadRow) or stage is None else of_stage(item, stage)
+        row = item if stage is None else of_stage(item, stage)
         if not isinstance(row, BadRow):
             rows.append(row)
             continue
@@ -166,7 +166,7 @@ def _read(
             raise DataError(row.message, where=row.place, hint="Repair it, or skip such rows: on_bad_row=skip.")
         bad.append(row)
     if not rows:
-        raise _no_rows(source, bad)
+        raise _no_rows(source, bad, stage)
     count = len(rows)
     if source.num_samples:
         rows = sample(rows, source.num_samples, seed=seed)[:max_samples]
@@ -215,7 +215,7 @@ def _parse(item: RawRow | BadRow, shape: Shape, layout: Format) -> Row | BadRow:
     try:
         return layout.read(item.value, shape, item.origin)
     except RowError as error:
-        return BadRow(item.origin, error.field, error.message)
+        return BadRow(item.origin, error.field, error.message, error.prompt)
 
 
 def shape_of(head: Sequence[RawRow | BadRow], source: Source, path: Path, separator: str) -> Shape:
@@ -234,9 +234,23 @@ def shape_of(head: Sequence[RawRow | BadRow], source: Source, path: Path, separa
     return detect(values, where=str(path), separator=separator)
 
 
-def of_stage(row: Row, stage: str) -> Row | BadRow:
-    """The row if ``stage`` can train on it, else why not."""
+def known_stage(stage: str) -> str:
+    """The stage itself.
+
+    Raises:
+        UsageError: when there is no such stage.
+    """
+    if stage not in KINDS:
+        hint = did_you_mean(stage, KINDS) or f"Known: {', '.join(KINDS)}."
+        raise UsageError(f"there is no stage {stage!r}", where="stage", hint=hint)
+    return stage
+
+
+def of_stage(row: Row | BadRow, stage: str) -> Row | BadRow:
+    """The row if ``stage`` can train on it, else why not; ppo and grpo need no answer."""
     kinds, words = KINDS[stage]
+    if isinstance(row, BadRow):
+        return Example(row.prompt, row.origin) if row.prompt is not None and stage in ("ppo", "grpo") else row
     if isinstance(row, kinds):
         return row
     found = next(what for others, what in KINDS.values() if isinstance(row, others[0]))
@@ -281,11 +295,11 @@ def column_warnings(source: Source, ignored: set[str]) -> tuple[str, ...]:
     )
 
 
-def _no_rows(source: Source, bad: Sequence[BadRow]) -> DataError:
+def _no_rows(source: Source, bad: Sequence[BadRow], stage: str | None) -> DataError:
     if not bad:
         return DataError("there is no row in it", where=source.path)
     return DataError(
         f"none of its {len(bad)} rows can be used; the first: {bad[0].message}",
         where=bad[0].place,
-        hint=f"See them all with: danlu data check {source.name}",
+        hint=f"See them all with: danlu data check {source.name}" + (f" --stage {stage}" if stage else ""),
     )

@@ -143,8 +143,8 @@ def _prepared(store: TokenStore, rules: EncodingRules, *, reused: bool) -> Prepa
 
 def _nothing_left(report: dict[str, Any], rules: EncodingRules) -> DataError:
     if report["left_out"]:
-        few = report["rows"] - report["left_out"]
-        which = f"all {report['rows']} rows are" if not few else f"{report['left_out']} of {report['rows']} rows are"
+        few = report["rows"] - report["left_out"]  # below 0 where a row makes several sequences
+        which = f"all {report['rows']} rows are" if few <= 0 else f"{report['left_out']} of {report['rows']} rows are"
         return DataError(
             f"no row is left to train on: {which} longer than cutoff_len={rules.cutoff_len} tokens (the longest has "
             f"{report['longest']})",

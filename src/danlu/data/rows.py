@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from danlu.data.schema import Origin
+from danlu.data.schema import Conversation, Origin
 
 WHOLE_FILE = "file"
 """Field of a :class:`BadRow` that stands for a file which cannot be read at all."""
@@ -27,11 +27,13 @@ class BadRow:
         origin: its place.
         field: the path inside the row, for instance ``conversations[2].value``; empty for the row itself.
         message: what is wrong, without a final full stop.
+        prompt: the conversation of a row that lacks nothing but its answer.
     """
 
     origin: Origin
     field: str
     message: str
+    prompt: Conversation | None = None
 
     @property
     def place(self) -> str:
@@ -47,10 +49,11 @@ class BadRow:
 class RowError(Exception):
     """Raised inside a format's reader; the caller turns it into a :class:`BadRow`."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, prompt: Conversation | None = None) -> None:
         super().__init__(field, message)
         self.field = field
         self.message = message
+        self.prompt = prompt
 
 
 class CannotHold(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from danlu.data.schema import (
     Conversation,
@@ -48,6 +48,29 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers that are compared or labelled.
+
+    Attributes:
+        pairs: of a better and a worse answer.
+        same: pairs whose answers are the same.
+        longer: pairs whose better answer is the longer one: far from half of them, length may be all that is learnt.
+        better: mean length of better and of wanted answers, in the unit of the statistics.
+        worse: mean length of worse and of unwanted answers.
+        wanted: answers labelled as wanted.
+        unwanted: answers labelled as not wanted.
+    """
+
+    pairs: int
+    same: int
+    longer: int
+    better: float
+    worse: float
+    wanted: int
+    unwanted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A dataset in numbers.
 
@@ -64,6 +87,7 @@ class Statistics:
         kinds: rows by kind.
         system: rows with a system prompt.
         tools: rows with tools.
+        answers: of preferences, or None where there are none.
     """
 
     rows: int
@@ -78,12 +102,14 @@ class Statistics:
     kinds: dict[str, int]
     system: int
     tools: int
+    answers: Answers | None = None
 
 
 def statistics(
     rows: Iterable[Row],
     *,
     count: Callable[[Row], int] | None = None,
+    measure: Callable[[str], int] = len,
     cutoff: int | None = None,
 ) -> Statistics:
     """Measure rows.
@@ -91,6 +117,7 @@ def statistics(
     Args:
         rows: any rows.
         count: length of a row in tokens; characters are counted when it is None.
+        measure: length of a text in the same unit.
         cutoff: longest sequence, in the same unit.
     """
     sizes: list[int] = []
@@ -99,7 +126,9 @@ def statistics(
     turns: Counter[int] = Counter()
     kinds: Counter[str] = Counter()
     system = tools = 0
+    judged = _Judged(measure)
     for row in rows:
+        judged.add(row)
         sizes.append(count(row) if count else characters(row))
         seen.add(row_key(row))
         languages[language(" ".join(texts(row)))] += 1
@@ -123,7 +152,40 @@ def statistics(
         kinds=dict(kinds),
         system=system,
         tools=tools,
+        answers=judged.answers(),
     )
+
+
+class _Judged:
+    """Gathers the lengths of answers that are compared or labelled."""
+
+    def __init__(self, measure: Callable[[str], int]) -> None:
+        self.measure = measure
+        self.better: list[int] = []
+        self.worse: list[int] = []
+        self.pairs = self.same = self.longer = 0
+
+    def add(self, row: Row) -> None:
+        match row:
+            case Preference(_, chosen, rejected):
+                better, worse = self._length(chosen), self._length(rejected)
+                self.pairs += 1
+                self.same += chosen == rejected
+                self.longer += better > worse
+                self.better.append(better)
+                self.worse.append(worse)
+            case UnpairedPreference(conversation, desirable):
+                (self.better if desirable else self.worse).append(self._length(conversation.messages[-1]))
+
+    def _length(self, answer: Message) -> int:
+        return sum(map(self.measure, _spoken(answer)))
+
+    def answers(self) -> Answers | None:
+        if not self.better and not self.worse:
+            return None
+        mean = [sum(lengths) / max(1, len(lengths)) for lengths in (self.better, self.worse)]
+        wanted, unwanted = len(self.better) - self.pairs, len(self.worse) - self.pairs
+        return Answers(self.pairs, self.same, self.longer, mean[0], mean[1], wanted, unwanted)
 
 
 def lengths(sizes: Sequence[int]) -> Lengths:
@@ -178,6 +240,14 @@ def characters(row: Row) -> int:
         longer = max(sum(map(len, _spoken(answer))) for answer in (row.chosen, row.rejected))
         return longer + sum(len(text) for message in row.prompt.messages for text in _spoken(message))
     return sum(map(len, texts(row)))
+
+
+def either_answer(row: Preference) -> tuple[Conversation, Conversation]:
+    """The two whole conversations of a pair."""
+    first, second = (
+        replace(row.prompt, messages=(*row.prompt.messages, answer)) for answer in (row.chosen, row.rejected)
+    )
+    return first, second
 
 
 def answers(row: Row) -> int:

@@ -159,6 +159,8 @@ class Template:
             pieces.append(Piece(before[len(told) :], trained=False))
             answer, stop, rest = self._at_stop(after[len(before) :])
             finished = index - shift not in unfinished
+            if not (finished or stop or message.tool_calls):
+                answer, rest = _at_end_of(message.content, answer)
             pieces += [Piece(answer, trained=True), Piece(stop, trained=finished), Piece(rest, trained=False)]
             if finished and not stop:
                 open_ends.append(len(pieces) - 2)
@@ -322,6 +324,17 @@ class Template:
 
     def _reveal(self, text: str) -> str:
         return _HIDDEN.sub(lambda match: self._control[int(match.group(1))], text)
+
+
+def _at_end_of(content: str, answer: str) -> tuple[str, str]:
+    """An answer up to its own text, and what the template writes behind that."""
+    if not content.strip():
+        return "", answer
+    for text in (content, content.strip()):
+        place = answer.rfind(text)
+        if place >= 0:
+            return answer[: place + len(text)], answer[place + len(text) :]
+    return answer, ""
 
 
 def _is_blank(text: str) -> bool:

@@ -32,7 +32,8 @@ def beam_search(model: Any, rows: Sequence[Row], *, stop_ids: frozenset[int], pa
         size = prefix.shape.length
         ids = torch.cat([ids.new_full((len(rows), size), pad), ids], dim=1)
         mask = torch.cat([mask.new_ones(len(rows), size), mask], dim=1)
-        extra["past_key_values"] = prefix.past_key_values(len(rows) * beams, model.dtype)
+        with torch.no_grad():
+            extra["past_key_values"] = prefix.past_key_values(model, len(rows) * beams, model.dtype)
     config = GenerationConfig(
         num_beams=beams,
         do_sample=False,

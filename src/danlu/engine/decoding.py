@@ -9,6 +9,7 @@ changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,30 +62,36 @@ class Row:
 
 
 class _Batch:
-    """What the model has computed for the rows that are still going on."""
+    """What the model has computed for the rows that are still going on.
+
+    A prompt that several rows share is computed once; its keys and values are copied when the answers part.
+    """
 
     def __init__(self, model: Any, rows: Sequence[Row], pad: int) -> None:
         self.model, prefix = split_prefix(model)
         self.rows = list(rows)
         device = self.model.device
-        ids, mask = pad_left([row.ids for row in rows], pad)
+        prompts: dict[tuple[int, ...], int] = {}
+        copies = [prompts.setdefault(tuple(row.ids), len(prompts)) for row in rows]
+        self.copies = torch.tensor(copies, device=device) if len(prompts) < len(rows) else None
+        ids, mask = pad_left(list(prompts), pad)
         self.ids, mask = ids.to(device), mask.to(device)
-        self.seen = self._seen(mask)
+        self.seen = self._seen(copies, mask)
         self.cache: Any = None
         size = 0
         if prefix is not None:
-            self.cache = prefix.past_key_values(len(rows), self.model.dtype)
+            self.cache = prefix.past_key_values(self.model, len(prompts), self.model.dtype)
             size = prefix.shape.length
-        self.mask = torch.cat([mask.new_ones(len(rows), size), mask], dim=1)
+        self.mask = torch.cat([mask.new_ones(len(prompts), size), mask], dim=1)
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, size:]
 
-    def _seen(self, mask: Tensor) -> Tensor | None:
+    def _seen(self, copies: Sequence[int], mask: Tensor) -> Tensor | None:
         if all(row.options.repetition_penalty == 1 for row in self.rows):
             return None
         vocabulary = self.model.get_output_embeddings().weight.shape[0]
         seen = torch.zeros(len(self.rows), vocabulary, dtype=torch.bool, device=mask.device)
-        for row, (ids, real) in enumerate(zip(self.ids, mask.bool())):
-            seen[row, ids[real]] = True
+        for row, prompt in enumerate(copies):
+            seen[row, self.ids[prompt][mask[prompt].bool()]] = True
         return seen
 
     def step(self) -> list[int]:
@@ -97,9 +104,13 @@ class _Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        self.cache = output.past_key_values
+        self.cache, logits = output.past_key_values, output.logits[:, -1]
+        if self.copies is not None:  # from here on each row has a prompt of its own
+            self.cache.batch_select_indices(self.copies)
+            logits, self.mask, self.positions = (x[self.copies] for x in (logits, self.mask, self.positions))
+            self.copies = None
         options = [row.options for row in self.rows]
-        tokens = choose(output.logits[:, -1], options, [row.generator for row in self.rows], self.seen)
+        tokens = choose(logits, options, [row.generator for row in self.rows], self.seen)
         if self.seen is not None:
             self.seen.scatter_(1, tokens.unsqueeze(1), True)
         self.ids = tokens.unsqueeze(1)
@@ -117,6 +128,13 @@ class _Batch:
         self.ids, self.mask, self.positions = self.ids[index], self.mask[index], self.positions[index]
         self.seen = None if self.seen is None else self.seen[index]
         self.cache.batch_select_indices(index)
+
+
+def room_of(model: Any, context: int | None = None) -> int:
+    """Longest prompt and answer together, in tokens: the model's context, or a given one, less its prefix."""
+    base, prefix = split_prefix(model)
+    known = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+    return (context or known) - (prefix.shape.length if prefix is not None else 0)
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
@@ -151,3 +169,15 @@ def decode_rows(model: Any, rows: Sequence[Row], *, stop_ids: frozenset[int], pa
             return
         with torch.no_grad():
             batch.drop_finished()
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside, afterwards as it was: a model may be asked in the midst of training."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

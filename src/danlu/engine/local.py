@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 from danlu.core.console import warn
 from danlu.data.schema import Conversation
 from danlu.engine.beams import beam_search
-from danlu.engine.decoding import Row, decode_rows
+from danlu.engine.decoding import Row, decode_rows, evaluating, room_of
 from danlu.engine.protocol import GREEDY, Completion, GenerationOptions, Renderer, Request
 from danlu.engine.text import TextStream, cut_at_stop, decode
-from danlu.models.prefix import split_prefix
 
 WINDOW = 512
 """Requests that are sorted by length at a time."""
@@ -59,9 +57,7 @@ class LocalEngine:
     ) -> None:
         self.model, self.tokenizer, self.renderer = model, tokenizer, renderer
         self.batch_size = batch_size
-        base, prefix = split_prefix(model)
-        known = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
-        self.context = (context or known) - (prefix.shape.length if prefix is not None else 0)
+        self.context = room_of(model, context)
         self.cut = CutCount()
         self._stop_ids = renderer.stop_ids
         pad = tokenizer.pad_token_id
@@ -95,7 +91,7 @@ class LocalEngine:
             yield from (completion.text for completion in self._answer([row]))
             return
         text = TextStream(self.tokenizer, options.stop)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for _ in decode_rows(self.model, [row], stop_ids=self._stop_ids, pad=self._pad):
                 token = row.tokens[-1]
                 piece = "" if token in self._stop_ids else text.push(token)
@@ -106,7 +102,7 @@ class LocalEngine:
             yield rest
 
     def _answer(self, batch: list[Row]) -> Iterator[Completion]:
-        with _evaluating(self.model):
+        with evaluating(self.model):
             if batch[0].options.num_beams > 1:
                 beam_search(self.model, batch, stop_ids=self._stop_ids, pad=self._pad)
                 yield from map(self._completion, batch)
@@ -164,15 +160,3 @@ def _together(row: Row) -> tuple[int, float, int]:
     """Rows that may share a batch: any that do not search beams, else those that search alike."""
     options = row.options
     return (1, 1.0, 0) if options.num_beams == 1 else (options.num_beams, options.repetition_penalty, row.limit)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode inside, afterwards as it was: a model may be asked in the midst of training."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

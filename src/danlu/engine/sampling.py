@@ -40,25 +40,39 @@ def choose(
         scores = torch.where(seen, penalised, scores)
     tokens = scores.argmax(dim=-1)
     sampled = [row for row, option in enumerate(options) if option.do_sample]
-    if sampled:
-        chosen = [options[row] for row in sampled]
-        random = torch.cat([torch.rand(1, generator=generators[row]) for row in sampled])
-        tokens[sampled] = _sample(scores[sampled], chosen, random.to(scores.device))
+    whole = [row for row in sampled if options[row].top_p == 1 and not options[row].top_k]
+    ranked = [row for row in sampled if row not in set(whole)]
+    for rows, draw in ((whole, _from_all), (ranked, _from_likeliest)):
+        if rows:
+            chosen = [options[row] for row in rows]
+            random = torch.cat([torch.rand(1, generator=generators[row]) for row in rows]).to(scores.device)
+            warmth = scores.new_tensor([[option.temperature] for option in chosen])
+            tokens[rows] = draw(scores[rows] / warmth, chosen, random.unsqueeze(-1))
     return tokens
 
 
-def _sample(scores: Tensor, options: Sequence[GenerationOptions], random: Tensor) -> Tensor:
-    """Temperature, then top-k, then top-p, then the token at ``random`` of the cumulative distribution."""
-    scores = scores / scores.new_tensor([[option.temperature] for option in options])
-    ordered, index = scores.sort(dim=-1, descending=True, stable=True)
+def _from_all(scores: Tensor, options: Sequence[GenerationOptions], random: Tensor) -> Tensor:
+    """The token at ``random`` (rows, 1) of the cumulative distribution; sorting it would cost more than the model."""
+    cumulative = scores.softmax(dim=-1).cumsum(dim=-1)
+    place = torch.searchsorted(cumulative, random * cumulative[:, -1:], right=True).squeeze(-1)
+    return torch.where(place < scores.shape[-1], place, scores.argmax(dim=-1))  # rounded up to the very end
+
+
+def _from_likeliest(scores: Tensor, options: Sequence[GenerationOptions], random: Tensor) -> Tensor:
+    """Top-k, then top-p, then the token at ``random`` (rows, 1) of what they leave, likeliest first."""
+    vocabulary = scores.shape[-1]
+    limits = [min(option.top_k or vocabulary, vocabulary) for option in options]
+    if max(limits) < vocabulary:
+        ordered, index = scores.topk(max(limits), dim=-1)
+    else:
+        ordered, index = scores.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(ordered.shape[-1], device=ordered.device)
-    limit = torch.tensor([[option.top_k or ordered.shape[-1]] for option in options], device=ordered.device)
+    limit = torch.tensor(limits, device=ordered.device).unsqueeze(-1)
     probabilities = ordered.masked_fill(rank >= limit, -torch.inf).softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     share = scores.new_tensor([[option.top_p] for option in options])
     kept = probabilities.masked_fill((before >= share) & (rank > 0), 0.0)
     cumulative = kept.cumsum(dim=-1)
-    target = random.unsqueeze(-1) * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True).clamp(max=ordered.shape[-1] - 1)
+    place = torch.searchsorted(cumulative, random * cumulative[:, -1:], right=True)
     place = torch.minimum(place, (kept > 0).sum(dim=-1, keepdim=True) - 1)
     return index.gather(-1, place).squeeze(-1)

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.core.checkpoints import follow, newest
 from danlu.core.console import warn
 from danlu.core.errors import ModelError
+from danlu.core.files import expanded
 from danlu.models.folders import make_readable
 from danlu.models.hub import fetch
 from danlu.models.quiet import quiet
 from danlu.models.sources import HUB_ID, read_folder_json
 from danlu.models.weights import cast_weights
 
-PREFIX = "PREFIX_TUNING"
-REFUSED = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"}
+PROMPTS = {"PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"}
+"""Kinds that are trained keys and values, or embeddings from which the model makes them."""
+
+BOTTLENECK = "DANLU_BOTTLENECK"
+REFUSED = {"MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"}
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -37,7 +42,7 @@ class AdapterInfo:
     @property
     def mergeable(self) -> bool:
         """Whether the adapter can become part of the weights."""
-        return self.kind != PREFIX
+        return self.kind not in PROMPTS and self.kind != BOTTLENECK
 
 
 def read_adapter(name: str | Path) -> AdapterInfo:
@@ -46,15 +51,15 @@ def read_adapter(name: str | Path) -> AdapterInfo:
     Raises:
         ModelError: when there is none, its weights are missing, or its kind cannot be used correctly.
     """
-    path = Path(name).expanduser()
+    path = follow(expanded(name))
     if not path.exists() and not isinstance(name, Path) and HUB_ID.fullmatch(name) and "/" in name:
         path = fetch(name)
     if not (path / "adapter_config.json").is_file():
         what = (
             "this is not an adapter: there is no adapter_config.json" if path.exists() else "there is no such adapter"
         )
-        newest = max(path.glob("checkpoint-*"), key=lambda child: child.stat().st_mtime, default=None)
-        hint = f"Its newest checkpoint is {newest}." if newest else "Check the path."
+        checkpoint = newest(path)
+        hint = f"Its newest checkpoint is {checkpoint}." if checkpoint else "Check the path."
         raise ModelError(what, where=str(path), hint=hint)
     config = read_folder_json(path / "adapter_config.json")
     info = AdapterInfo(path, str(config.get("peft_type")), config.get("base_model_name_or_path"))
@@ -62,7 +67,7 @@ def read_adapter(name: str | Path) -> AdapterInfo:
         raise ModelError(
             f"adapters of the kind {info.kind} are not supported",
             where=str(path),
-            hint="LoRA and its relatives and prefix tuning (p_tuning_v2) are.",
+            hint="LoRA and its relatives, prefixes, prompts and bottleneck adapters are.",
         )
     if not any((path / file).is_file() for file in WEIGHT_FILES):
         raise ModelError(
@@ -80,15 +85,18 @@ def attach(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:
         trainable: whether the adapter is to be trained further; the base is frozen either way.
 
     Returns:
-        A ``PeftModel``, or a :class:`danlu.models.prefix.PrefixModel` for a prefix.
+        A ``PeftModel``, a :class:`danlu.models.prefix.PrefixModel` for a prefix or prompt, or for bottleneck adapters
+        the model itself, with them in place.
 
     Raises:
         ModelError: when the adapter belongs to a model of another shape, or is damaged.
     """
     info = read_adapter(adapter)
     _compare_names(info, model)
-    if info.kind == PREFIX:
+    if info.kind in PROMPTS:
         return _attach_prefix(model, info, trainable)
+    if info.kind == BOTTLENECK:
+        return _attach_bottlenecks(model, info, trainable)
     from peft import PeftModel
 
     try:
@@ -97,17 +105,42 @@ def attach(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:
     except Exception as error:  # shape, key, pickle and safetensors errors share no base class
         raise _foreign(info, model, next(iter(str(error).strip().splitlines()), "")) from error
     _check_keys(attached, info, model)
+    if info.kind == "LN_TUNING" and not trainable:  # a norm in float32 hands float32 to layers of lower precision
+        for name, parameter in attached.named_parameters():
+            if ".ln_tuning_layers." in name:
+                parameter.data = parameter.data.to(model.dtype)
     return attached if trainable else attached.eval()
 
 
 def _attach_prefix(model: Any, info: AdapterInfo, trainable: bool) -> Any:
-    from danlu.models.prefix import PrefixEncoder, PrefixModel
+    from danlu.models.prefix import PrefixModel
 
-    prefix = PrefixEncoder.load(info.path, model.config).to(model.device)
+    prefix = load_prefix(info, model.config).to(model.device)
     model.requires_grad_(False)
     prefix.requires_grad_(trainable)
     attached = PrefixModel(model, prefix)
     return attached.train() if trainable else attached.eval()
+
+
+def load_prefix(info: AdapterInfo, config: Any, *, dropout: float = 0.0) -> Any:
+    """The prefix or prompt of an adapter folder, for a model with ``config``.
+
+    Raises:
+        ModelError: when it is damaged or belongs to a model of another shape.
+    """
+    from danlu.models.prefix import PrefixEncoder
+    from danlu.models.soft_prompt import SoftPrompt
+
+    kind = PrefixEncoder if info.kind == "PREFIX_TUNING" else SoftPrompt
+    return kind.load(info.path, config, dropout=dropout)
+
+
+def _attach_bottlenecks(model: Any, info: AdapterInfo, trainable: bool) -> Any:
+    from danlu.models.bottleneck import Bottlenecks
+
+    model.requires_grad_(False)
+    Bottlenecks.load(info.path, model).put_on(model).requires_grad_(trainable)
+    return model.train() if trainable else model.eval()
 
 
 def _foreign(info: AdapterInfo, model: Any, detail: str) -> ModelError:
@@ -142,7 +175,7 @@ def _check_keys(attached: Any, info: AdapterInfo, model: Any) -> None:
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write the adapter of a ``PeftModel`` or the prefix of a ``PrefixModel``.
+    """Write the adapter of a ``PeftModel``, the prefix of a ``PrefixModel``, or a model's bottleneck adapters.
 
     PEFT would ask the hub whether the base's vocabulary has changed; here only ``additional_target`` decides
     whether embeddings are saved, so nothing is looked up and nothing waits for a network.
@@ -154,10 +187,14 @@ def save(model: Any, folder: Path) -> None:
     Raises:
         OSError: when the disk is full or the folder cannot be written.
     """
+    from danlu.models.bottleneck import bottlenecks_of
     from danlu.models.prefix import PrefixModel
 
+    own = bottlenecks_of(model)
     if isinstance(model, PrefixModel):
         model.prefix.save(folder, base=model.name_or_path)
+    elif own is not None:
+        own.save(folder, base=model.name_or_path)
     else:
         with quiet():
             model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -172,13 +209,14 @@ def merge(model: Any, adapters: Sequence[str | Path]) -> Any:
         adapters: folders or hub ids.
 
     Raises:
-        ModelError: when one of them does not fit or cannot be merged (a prefix has no place in the weights).
+        ModelError: when one of them does not fit or cannot be merged: a prefix has no place in the
+            weights, a bottleneck is not linear.
     """
     infos = [read_adapter(adapter) for adapter in adapters]
     for info in infos:
         if not info.mergeable:
             raise ModelError(
-                "a p_tuning_v2 prefix cannot be merged into the weights",
+                f"an adapter of the kind {info.kind} cannot be merged into the weights",
                 where=str(info.path),
                 hint="Use it as the last adapter; it stays beside the base model.",
             )

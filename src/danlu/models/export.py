@@ -13,7 +13,7 @@ from typing import Any
 from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.core.files import sha256, write_json
-from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter
+from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
 from danlu.models.card import model_card
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, stop_ids
@@ -46,7 +46,7 @@ class ExportReport:
         parameters: number of weights.
         dtype: precision that was written.
         merged: adapters that are now part of the weights.
-        kept: the prefix that stays an adapter, in the folder ``adapter``; None otherwise.
+        kept: the prefix, prompt or bottleneck adapter that stays an adapter, in the folder ``adapter``; None otherwise.
         merge_difference: merged against unmerged logits, float32, in standard deviations.
         reload_difference: reloaded against written logits, likewise.
         rounding: written precision against float32, likewise; 0 for float32. For information.
@@ -96,26 +96,26 @@ def export(
 
     base = load_model(model.model, device=device)
     written_type = str(base.dtype).removeprefix("torch.") if dtype == "auto" else dtype
-    prefix = infos.pop() if infos and not infos[-1].mergeable else None
+    kept = infos.pop() if infos and not infos[-1].mergeable else None
     base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
-    merged, change = _merged(cast_weights(base, torch.float32), infos)
+    merged, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     with whole_folder(target, marker=MARKER) as folder:
         room_for(folder, count_parameters(merged) * _bytes(written_type), target)
         expected, rounding = _rounded(merged, written_type)
         save_weights(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
         tokenizer.save_pretrained(folder)
         parameters = count_parameters(merged)
-        if prefix is not None:
-            expected = _keep_prefix(merged, prefix, folder, target)
+        if kept is not None:
+            expected = _keep_beside(merged, kept, folder, target)
         del merged, base
-        reloaded = _compare_again(folder, expected, prefix)
+        reloaded = _compare_again(folder, expected, kept, target)
         report = ExportReport(
             path=target,
             files={file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
             parameters=parameters,
             dtype=written_type,
             merged=tuple(str(info.path) for info in infos),
-            kept=str(prefix.path) if prefix else None,
+            kept=str(kept.path) if kept else None,
             merge_difference=change,
             reload_difference=reloaded,
             rounding=rounding,
@@ -128,7 +128,7 @@ def _bytes(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def _merged(base: Any, infos: Sequence[AdapterInfo]) -> tuple[Any, float]:
+def merged_and_compared(base: Any, infos: Sequence[AdapterInfo]) -> tuple[Any, float]:
     """The base (float32) with all adapters merged, and how far its logits are from the unmerged model's."""
     if not infos:
         return base, 0.0
@@ -166,32 +166,32 @@ def _rounded(model: Any, dtype: str) -> tuple[Any, float]:
     return rounded, change
 
 
-def _keep_prefix(model: Any, info: AdapterInfo, folder: Path, target: Path) -> Any:
-    from danlu.models.prefix import PrefixEncoder, PrefixModel
-
-    note(
-        f"A p_tuning_v2 prefix cannot be merged into weights: the base model and the prefix are written side "
-        f"by side. Use them with --model {target} --adapter {target / ADAPTER_FOLDER}."
-    )
-    prefix = PrefixEncoder.load(info.path, model.config)
-    prefix.save(folder / ADAPTER_FOLDER, base=lasting_name(target.absolute()))
+def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path) -> Any:
+    """Write what cannot be merged beside the base; logits of both together in float32."""
     import torch
 
-    dtype = model.dtype
-    expected = probe(PrefixModel(cast_weights(model, torch.float32), prefix.to(model.device)))
+    note(
+        f"An adapter of the kind {info.kind} cannot be merged into weights: the base model and the adapter are written "
+        f"side by side. Use them with --model {target} --adapter {target / ADAPTER_FOLDER}."
+    )
+    dtype, name = model.dtype, model.name_or_path
+    model.name_or_path = info.base or name  # the base has been merged into; its name says nothing any more
+    attached = attach(cast_weights(model, torch.float32), info.path)
+    attached.name_or_path = lasting_name(target.absolute())
+    save(attached, folder / ADAPTER_FOLDER)
+    expected = probe(attached)
     cast_weights(model, dtype)
     return expected
 
 
-def _compare_again(folder: Path, expected: Any, prefix: AdapterInfo | None) -> float:
+def _compare_again(folder: Path, expected: Any, kept: AdapterInfo | None, target: Path) -> float:
     import torch
 
     again: Any = load_model(folder, device="cpu")
     cast_weights(again, torch.float32)
-    if prefix is not None:
-        from danlu.models.prefix import PrefixEncoder, PrefixModel
-
-        again = PrefixModel(again, PrefixEncoder.load(folder / ADAPTER_FOLDER, again.config))
+    if kept is not None:
+        again.name_or_path = lasting_name(target.absolute())
+        again = attach(again, folder / ADAPTER_FOLDER)
     found = difference(probe(again), expected)
     if not found <= RELOAD_TOLERANCE:
         raise ModelError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from danlu.core.errors import ModelError
 from danlu.models.gguf import dequantised
 from danlu.models.hub import fetch
+from danlu.models.quantize import Quantization, keep_layout, quantized
 from danlu.models.quiet import quiet
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
 
@@ -48,6 +49,7 @@ def load_model(
     cache_dir: str | Path | None = None,
     attention: str | None = None,
     device: str | torch.device | None = None,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model, in evaluation mode.
 
@@ -59,8 +61,10 @@ def load_model(
         cache_dir: where hub downloads are kept.
         attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``).
         device: where to put it; ``auto`` or None: the GPU if there is one.
+        quantization: keep the linear layers in few bits, or None.
 
     Raises:
+        MissingDependency: when ``quantization`` needs a package that is not there.
         ModelError: when it cannot be loaded, needs code from its folder, or its weights do not fit it.
     """
     folder = model_folder(path, revision=revision, cache_dir=cache_dir)
@@ -70,11 +74,17 @@ def load_model(
     import torch
 
     chosen: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
-    extra = {} if attention is None else {"attn_implementation": attention}
+    extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    place = pick_device(device)
+    if quantization is not None:
+        extra |= quantized(quantization, chosen, place)
     model, report = _from_folder(folder, dtype=chosen, **extra)
     _check_weights(folder, report)
     model.name_or_path = model.config._name_or_path = lasting_name(path)
-    return model.to(pick_device(device)).eval()
+    if quantization is not None:
+        keep_layout(model)
+        return model.eval()
+    return model.to(place).eval()
 
 
 def lasting_name(path: str | Path) -> str:

@@ -101,18 +101,14 @@ class PrefixEncoder(nn.Module):
         split = table.view(shape.length, shape.layers, 2, shape.kv_heads, shape.head_dim)
         return split.permute(1, 2, 3, 0, 4)
 
-    def past_key_values(self, batch: int, dtype: torch.dtype | None = None) -> Any:
-        """A ``DynamicCache`` that holds the prefix for ``batch`` sequences."""
-        from transformers import DynamicCache
+    def keys_and_values(self, model: Any) -> Tensor:
+        """As :meth:`forward`; the model does not matter."""
+        made: Tensor = self()
+        return made
 
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(self().to(dtype or self.embedding.weight.dtype)):
-            cache.update(
-                keys.expand(batch, -1, -1, -1).contiguous(),
-                values.expand(batch, -1, -1, -1).contiguous(),
-                layer,
-            )
-        return cache
+    def past_key_values(self, model: Any, batch: int, dtype: torch.dtype | None = None) -> Any:
+        """A ``DynamicCache`` that holds the prefix for ``batch`` sequences."""
+        return filled_cache(self.keys_and_values(model), batch, dtype or model.dtype)
 
     def save(self, folder: Path, *, base: str) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT does, and the network.
@@ -141,11 +137,11 @@ class PrefixEncoder(nn.Module):
         config.save_pretrained(str(folder))
         table = self.table().detach().float().cpu().contiguous()
         with replacing(folder / TABLE_FILE) as temporary:
-            _write({TABLE_KEY: table}, temporary)
+            write_tensors({TABLE_KEY: table}, temporary)
         if self.projection:
             state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
             with replacing(folder / NETWORK_FILE) as temporary:
-                _write(state, temporary)
+                write_tensors(state, temporary)
 
     @classmethod
     def load(cls, folder: Path, config: Any, *, dropout: float = 0.0) -> PrefixEncoder:
@@ -156,7 +152,7 @@ class PrefixEncoder(nn.Module):
         Raises:
             ModelError: when it is damaged or belongs to a model of another shape.
         """
-        table = _tensors(folder / TABLE_FILE).get(TABLE_KEY)
+        table = read_tensors(folder / TABLE_FILE).get(TABLE_KEY)
         if table is None or table.ndim != 2:
             raise ModelError("this is not a prefix: there is no prompt_embeddings", where=str(folder / TABLE_FILE))
         shape = PrefixShape.of(config, int(table.shape[0]))
@@ -170,14 +166,26 @@ class PrefixEncoder(nn.Module):
             encoder = cls(shape, dropout=dropout)
             encoder.load_state_dict({"embedding.weight": table.float()})
             return encoder
-        state = _tensors(folder / NETWORK_FILE)
+        state = read_tensors(folder / NETWORK_FILE)
         hidden = int(state["embedding.weight"].shape[1])
         encoder = cls(shape, projection=True, hidden_size=hidden, dropout=dropout)
         encoder.load_state_dict(state)
         return encoder
 
 
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
+def filled_cache(keys_and_values: Tensor, batch: int, dtype: torch.dtype) -> Any:
+    """A ``DynamicCache`` with the same keys and values (layers, 2, kv_heads, N, head_dim) for every sequence."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer, pair in enumerate(keys_and_values.to(dtype)):
+        keys, values = (part.expand(batch, -1, -1, -1).contiguous() for part in pair)
+        cache.update(keys, values, layer)
+    return cache
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file with the usual permissions."""
     from safetensors.torch import save_file
 
     mode = path.stat().st_mode
@@ -185,7 +193,12 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
     path.chmod(mode)  # safetensors makes the file readable for its owner only
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ModelError: when it cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -200,10 +213,11 @@ class PrefixModel(nn.Module):
 
     Attributes:
         base: the model; its weights are never changed.
-        prefix: the trained part.
+        prefix: the trained part: a :class:`PrefixEncoder`, or whatever has its ``shape.length``, ``keys_and_values``,
+            ``past_key_values``, ``save`` and ``load``, as :class:`danlu.models.soft_prompt.SoftPrompt` has.
     """
 
-    def __init__(self, base: Any, prefix: PrefixEncoder) -> None:
+    def __init__(self, base: Any, prefix: Any) -> None:
         super().__init__()
         self.base, self.prefix = base, prefix
         self.config, self.generation_config = base.config, base.generation_config
@@ -243,11 +257,11 @@ class PrefixModel(nn.Module):
             input_ids=input_ids,
             attention_mask=torch.cat([mask.new_ones(batch, size), mask], dim=1),
             position_ids=position_ids + size,
-            past_key_values=self.prefix.past_key_values(batch, self.dtype),
+            past_key_values=self.prefix.past_key_values(self.base, batch, self.dtype),
             **options,
         )
 
 
-def split_prefix(model: Any) -> tuple[Any, PrefixEncoder | None]:
-    """The model that computes and the prefix to start its cache with, if it has one."""
+def split_prefix(model: Any) -> tuple[Any, Any]:
+    """The model that computes and the prefix to start its cache with, if it has one (else None)."""
     return (model.base, model.prefix) if isinstance(model, PrefixModel) else (model, None)

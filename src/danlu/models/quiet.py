@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging as log
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+log.getLogger("bitsandbytes").setLevel(log.ERROR)  # it warns when imported, and again for every layer
 
 
 @contextmanager

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import ModelError
 from danlu.core.files import write_json
-from danlu.models.adapters import merge, read_adapter
-from danlu.models.export import MARKER, PROBE_LENGTH, PROBE_ROWS, RELOAD_TOLERANCE, ExportReport, difference
+from danlu.models.adapters import AdapterInfo, read_adapter
+from danlu.models.export import (
+    MARKER,
+    PROBE_LENGTH,
+    PROBE_ROWS,
+    RELOAD_TOLERANCE,
+    ExportReport,
+    difference,
+    merged_and_compared,
+)
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer
 from danlu.models.quiet import quiet
@@ -45,21 +54,11 @@ def export_classifier(
     """
     import torch
 
-    infos = [read_adapter(adapter) for adapter in model.adapters]
-    stuck = next((info for info in infos if not info.mergeable), None)
-    if stuck is not None:
-        raise ModelError(
-            "a prefix, prompt or bottleneck adapter cannot become part of a classifier's weights",
-            where=str(stuck.path),
-            hint="Use the run itself: `danlu score --run DIR`, or as reward_model.",
-        )
+    infos = _mergeable(model)
     tokenizer = load_tokenizer(model.tokenizer)
     base = load_model(model.model, device=device)
     written = base.dtype if dtype == "auto" else getattr(torch, dtype)
-    head = ValueHead(hidden_width(base))
-    head.load(model.run or (infos[-1].path if infos else Path(model.model)))
-    merged = merge(cast_weights(base, torch.float32), [info.path for info in infos])
-    classifier = _classifier(merged, head, tokenizer)
+    classifier, change = _classifier(base, infos, model.run, tokenizer)
     cast_weights(cast_weights(classifier, written), torch.float32)
     expected = _rewards(classifier)
     cast_weights(classifier, written)
@@ -83,18 +82,35 @@ def export_classifier(
             dtype=str(written).removeprefix("torch."),
             merged=tuple(str(info.path) for info in infos),
             kept=None,
-            merge_difference=0.0,
+            merge_difference=change,
             reload_difference=found,
             rounding=0.0,
         )
 
 
-def _classifier(model: Any, head: ValueHead, tokenizer: Any) -> Any:
+def _mergeable(model: TrainedModel) -> list[AdapterInfo]:
+    """The adapters, all of which can become part of the weights."""
+    infos = [read_adapter(adapter) for adapter in model.adapters]
+    stuck = next((info for info in infos if not info.mergeable), None)
+    if stuck is not None:
+        raise ModelError(
+            "a prefix, prompt or bottleneck adapter cannot become part of a classifier's weights",
+            where=str(stuck.path),
+            hint="Use the run itself: `danlu score --run DIR`, or as reward_model.",
+        )
+    return infos
+
+
+def _classifier(base: Any, infos: Sequence[AdapterInfo], run: Path | None, tokenizer: Any) -> tuple[Any, float]:
+    """The base in float32 with its adapters merged and the value head as its one label; what merging changed."""
     import copy
 
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    head = ValueHead(hidden_width(base))
+    head.load(run or (infos[-1].path if infos else Path(base.name_or_path)))
+    model, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     config = copy.deepcopy(model.config)
     config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
     try:
@@ -107,7 +123,7 @@ def _classifier(model: Any, head: ValueHead, tokenizer: Any) -> Any:
         ) from error
     setattr(classifier, classifier.base_model_prefix, model.base_model)
     classifier.score.weight = torch.nn.Parameter(head.summary.weight.detach().clone())
-    return classifier.eval()
+    return classifier.eval(), change
 
 
 def _reloaded(folder: Path) -> Any:

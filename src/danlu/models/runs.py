@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.core.checkpoints import follow, newest
 from danlu.core.errors import RunError
-from danlu.core.files import read_json
+from danlu.core.files import expanded, read_json
 from danlu.models.adapters import attach_all, read_adapter
 from danlu.models.loading import DataType, has_tokenizer, load_model, load_tokenizer
 from danlu.models.sources import has_weights, packaged_models
@@ -55,7 +56,7 @@ def adapter_chain(adapters: Sequence[str]) -> tuple[str, ...]:
     """
     chain: list[str] = []
     for adapter in adapters:
-        folder = Path(adapter).expanduser()
+        folder = follow(expanded(adapter))
         local = folder.is_dir()
         below = [str(item) for item in _manifest(folder).get("merged", ())] if local else []
         for item in (*below, str(folder.resolve()) if local else adapter):
@@ -78,7 +79,7 @@ def open_run(path: str | Path) -> TrainedModel:
     Raises:
         RunError: when it is not a run, or does not say which base model it needs.
     """
-    folder = Path(path).expanduser()
+    folder = follow(expanded(path))
     if not folder.is_dir():
         raise RunError("there is no such run directory", where=str(folder))
     manifest = _manifest(folder)
@@ -127,10 +128,9 @@ def _base(manifest: dict[str, Any], folder: Path) -> str:
 
 
 def _nothing_trained(folder: Path) -> RunError:
-    checkpoints = [child for child in folder.glob("checkpoint-*") if child.is_dir()]
-    newest = max(checkpoints, key=lambda child: child.stat().st_mtime, default=None)
-    if newest is not None:
-        hint = f"The training did not finish; its newest checkpoint is --run {newest}."
+    checkpoint = newest(folder)
+    if checkpoint is not None:
+        hint = f"The training did not finish; its newest checkpoint is --run {checkpoint}."
     else:
         hint = "A run holds adapter_config.json or config.json with weights."
     return RunError("there is no trained model in this folder", where=str(folder), hint=hint)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
+from danlu.core.checkpoints import follow
 from danlu.core.errors import MissingDependency, ModelError, did_you_mean
 
 SourceKind: TypeAlias = Literal["folder", "gguf", "packaged", "hub"]
@@ -99,7 +100,7 @@ def resolve_model(name: str | Path) -> ModelSource:
         MissingDependency: when the package of a packaged model is not installed.
     """
     text = str(name)
-    path = Path(text).expanduser()
+    path = follow(Path(text).expanduser())
     if path.is_dir():
         check_folder(path)
         return ModelSource("folder", text, path)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from danlu.core.console import note
 from danlu.core.errors import ConfigError, did_you_mean
 from danlu.models.quiet import quiet
 from danlu.tune.config import TrainConfig
+from danlu.tune.optimizers import OWN, STAND_IN
+from danlu.tune.parallel.configs import deepspeed_settings
 
 
 def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, checkpointing: bool) -> Any:
@@ -28,6 +31,7 @@ def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, c
 
     values = _values(config, total_steps)
     values |= {"output_dir": str(output), "gradient_checkpointing": checkpointing}
+    values["deepspeed"] = deepspeed_settings(config.parallel)
     if checkpointing:
         values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     known = {field.name for field in fields(TrainingArguments)}
@@ -39,11 +43,22 @@ def training_arguments(config: TrainConfig, output: Path, *, total_steps: int, c
                 hint=did_you_mean(name, known),
             )
         values[name] = value
+        if name.endswith("checkpointing_kwargs") and dict(value or {}).get("offload") and not _accelerated():
+            raise ConfigError(
+                "there is no GPU whose memory activations could leave",
+                where=f"trainer.{name}",
+                hint="Leave offload out; gradient_checkpointing=true alone saves memory here.",
+            )
     try:
         with quiet():
-            return TrainingArguments(**values)
+            made = TrainingArguments(**values)
+            count = made.n_gpu
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"transformers refuses the training arguments: {error}") from error
+    if count > 1:
+        note(f"one of {count} GPUs is used; nproc={count} uses all")
+        made._n_gpu = 1  # else transformers would copy the model to all of them at each step
+    return made
 
 
 def _values(config: TrainConfig, total_steps: int) -> dict[str, Any]:
@@ -60,7 +75,7 @@ def _values(config: TrainConfig, total_steps: int) -> dict[str, Any]:
         "lr_scheduler_type": optimizer.lr_scheduler_type,
         "lr_scheduler_kwargs": dict(optimizer.lr_scheduler_kwargs),
         "warmup_steps": warmup_steps(config, total_steps),
-        "optim": optimizer.optim,
+        "optim": STAND_IN if optimizer.optim in OWN else optimizer.optim,
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.max_grad_norm,
         "bf16": compute.bf16,
@@ -68,8 +83,9 @@ def _values(config: TrainConfig, total_steps: int) -> dict[str, Any]:
         "seed": compute.seed,
         "dataloader_num_workers": compute.dataloader_num_workers,
         "neftune_noise_alpha": compute.neftune_noise_alpha,
-        "deepspeed": compute.deepspeed,
-        "ddp_timeout": compute.ddp_timeout,
+        "ddp_timeout": config.parallel.ddp_timeout,
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
         "save_strategy": output.save_strategy,
         "save_steps": _steps(output.save_steps),
         "save_total_limit": output.save_total_limit,

@@ -12,9 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from danlu.core.config import Options
 from danlu.core.files import write_json, write_text
 from danlu.core.results import shown_metric
 from danlu.tune.config import TrainConfig
+from danlu.tune.methods import family
 from danlu.tune.options.running import FileStyle
 
 LOG_KEYS = (
@@ -147,7 +149,7 @@ def write_model_card(
 
 def _card_head(title: str, config: TrainConfig, base_model: str) -> str:
     method = config.method.finetuning_type
-    adapter = method in ("lora", "p_tuning_v2")
+    adapter = family(method).peft_type is not None and family(method).kind != "bottleneck"
     head = [f"base_model: {json.dumps(base_model, ensure_ascii=False)}"]
     head += ["library_name: peft" if adapter else "library_name: transformers"]
     head += ["tags:", "- danlu", f"- {method}", f"- {config.task.stage}"]
@@ -157,7 +159,7 @@ def _card_head(title: str, config: TrainConfig, base_model: str) -> str:
 
 
 def _card_options(config: TrainConfig) -> dict[str, str]:
-    optimizer, compute = config.optimizer, config.compute
+    optimizer, compute, method = config.optimizer, config.compute, config.method.finetuning_type
     options: dict[str, Any] = {
         "learning_rate": optimizer.learning_rate,
         "lr_scheduler_type": optimizer.lr_scheduler_type,
@@ -170,16 +172,11 @@ def _card_options(config: TrainConfig) -> dict[str, str]:
         "seed": compute.seed,
         "precision": next((name for name in ("bf16", "fp16", "pure_bf16") if getattr(compute, name)), "fp32"),
     }
-    if config.method.finetuning_type == "lora":
-        arguments = finetuning_args(config)
-        options |= {key: arguments[key] for key in ("lora_rank", "lora_alpha", "lora_dropout")}
-        options["lora_target"] = ", ".join(config.lora.lora_target)
-    if config.method.finetuning_type == "p_tuning_v2":
-        options["pre_seq_len"] = config.prefix.pre_seq_len
-        options["prefix_projection"] = config.prefix.prefix_projection
-    if config.method.finetuning_type == "freeze":
-        options["freeze_trainable_layers"] = config.freeze.freeze_trainable_layers
-        options["freeze_trainable_modules"] = ", ".join(config.freeze.freeze_trainable_modules)
+    known = {key: value for _, group in config if isinstance(group, Options) for key, value in group}
+    if known["lora_alpha"] is None:
+        known["lora_alpha"] = float(2 * (known["lora_rank"] if method == "lora" else known["adalora_init_r"]))
+    for key in (*family(method).options, "quantization_bit"):
+        options[key] = ", ".join(known[key]) if isinstance(known[key], tuple) else known[key]
     return {key: str(value) for key, value in options.items() if value is not None}
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from danlu.core.ranks import ranks
 from danlu.data.tokens import TokenStore
 
 Batch = dict[str, Tensor]
@@ -20,6 +21,8 @@ Part: TypeAlias = tuple[NDArray[np.int32], NDArray[np.bool_]]
 
 class Sequences(Dataset[int]):
     """The numbers of the items to train or evaluate on; the tokens stay on disk until a batch needs them.
+
+    The place ``~n`` stands for the item at ``n`` in a batch that counts nothing; its number is then ``~number``.
 
     Args:
         store: the items.
@@ -36,22 +39,37 @@ class Sequences(Dataset[int]):
         return len(self.members)
 
     def __getitem__(self, index: int) -> int:
-        return int(self.members[index])
+        return int(self.members[index]) if index >= 0 else ~int(self.members[~index])
 
 
 class ShuffledBatches:
-    """Batches of positions in a dataset, shuffled anew in each epoch.
+    """One process's batches of positions in a dataset, shuffled anew in each epoch.
+
+    The batches of all processes together are those that one process would have with their joint size: each is cut
+    as evenly as possible, so that every sequence is seen once and all processes have the same number of batches.
 
     Args:
         size: number of sequences.
-        batch_size: sequences in a batch; the last one may be smaller.
-        seed: with the epoch, decides the order.
+        batch_size: sequences in a batch of one process; the last ones may be smaller.
+        seed: with the epoch, decides the order; None keeps the order of the dataset.
         groups: sequences that are packed together and counted as one, or None.
+        rank: number of this process.
+        processes: that share the batches.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, groups: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int | None,
+        groups: Sequence[Sequence[int]] | None = None,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.units: Sequence[Sequence[int]] = groups if groups is not None else [(place,) for place in range(size)]
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.rank, self.processes = rank, processes
         self.drop_last = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,13 +77,22 @@ class ShuffledBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.units) // self.batch_size)
+        return -(-len(self.units) // (self.batch_size * self.processes))
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.units))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            yield [place for unit in chosen for place in self.units[unit]]
+        """A process that gets nothing of the last batch still takes part: with the place ``~n`` of one of the first."""
+        for shares in self.shares():
+            yield shares[self.rank] or [~shares[0][0]]
+
+    def shares(self) -> Iterator[list[list[int]]]:
+        """For each batch, what every process gets of it."""
+        count, joint = len(self.units), self.batch_size * self.processes
+        order = np.arange(count)
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(count)
+        for start in range(0, count, joint):
+            parts = np.array_split(order[start : start + joint], self.processes)
+            yield [[place for unit in part for place in self.units[unit]] for part in parts]
 
 
 def pack_groups(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
@@ -97,7 +124,7 @@ def pack_groups(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
 def training_batches(
     store: TokenStore, members: NDArray[np.int64], batch_size: int, seed: int, packing: int | None = None
 ) -> ShuffledBatches:
-    """The batches of a training: positions in ``members``.
+    """This process's batches of a training: positions in ``members``.
 
     Args:
         store: the sequences.
@@ -107,7 +134,8 @@ def training_batches(
         packing: fill packs up to this many tokens, or None for one sequence a unit.
     """
     groups = pack_groups(store.lengths[members], packing) if packing else None
-    return ShuffledBatches(len(members), batch_size, seed, groups)
+    place = ranks()
+    return ShuffledBatches(len(members), batch_size, seed, groups, rank=place.rank, processes=place.world)
 
 
 def lay_out(items: Sequence[Sequence[Part]]) -> Batch:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,8 +17,10 @@ from transformers import TrainerCallback
 from danlu.core.console import ProgressLine, note
 from danlu.core.errors import RunError
 from danlu.core.events import EventLog
+from danlu.core.ranks import ranks
 from danlu.core.run import RunDirectory
 from danlu.tune.artefacts import append_log, log_values
+from danlu.tune.methods import Tuned, call
 from danlu.tune.options.running import FileStyle
 
 
@@ -26,10 +30,10 @@ class Recorder(TrainerCallback):
     Args:
         folder: the run directory.
         style: whose keys trainer_log.jsonl has.
-        tokens_per_step: tokens of one optimizer step on average, for the speed shown.
+        tokens_per_step: tokens of one optimizer step on average, for the speed shown; None where it is not known.
     """
 
-    def __init__(self, folder: Path, style: FileStyle, tokens_per_step: float) -> None:
+    def __init__(self, folder: Path, style: FileStyle, tokens_per_step: float | None) -> None:
         self.folder, self.style, self.tokens_per_step = folder, style, tokens_per_step
         self.events = EventLog(folder / "events.jsonl")
         self.line: ProgressLine | None = None
@@ -38,26 +42,29 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar where the run stands, and drop log lines of steps that will be made again."""
         self.started, self.first_step = time.monotonic(), state.global_step
+        if not state.is_world_process_zero:
+            return
         _keep_until(self.folder / "trainer_log.jsonl", state.global_step, "current_steps")
-        if state.is_world_process_zero:
-            self.line = ProgressLine("training", state.max_steps)
-            self.line.done = state.global_step
-            self.line.__enter__()
+        self.line = ProgressLine("training", state.max_steps)
+        self.line.done = state.global_step
+        self.line.__enter__()
         self.events.write("train_begin", step=state.global_step, steps=state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """One step further."""
         if self.line:
             seconds = max(time.monotonic() - self.started, 1e-9)
-            speed = (state.global_step - self.first_step) * self.tokens_per_step / seconds
-            self.line.advance(state.global_step - self.line.done, f"{self.loss}{speed:.0f} tokens/s")
+            made = state.global_step - self.first_step
+            speed = "" if self.tokens_per_step is None else f"{made * self.tokens_per_step / seconds:.0f} tokens/s"
+            self.line.advance(state.global_step - self.line.done, f"{self.loss}{speed}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Write one event."""
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
-            self.loss = f"loss {logs['loss']:.4f}  "
+            told = [name for name in ("loss", "accuracy", "reward", "kl") if name in logs]
+            self.loss = "".join(f"{name} {logs[name]:.4f}  " for name in told)
         made = state.global_step - getattr(self, "first_step", 0)
         elapsed = time.monotonic() - getattr(self, "started", time.monotonic())
         named = {"epoch": round(state.epoch or 0.0, 4), **logs}
@@ -67,12 +74,14 @@ class Recorder(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note the checkpoint."""
-        self.events.write("checkpoint", step=state.global_step)
+        if state.is_world_process_zero:
+            self.events.write("checkpoint", step=state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""
         self.close()
-        self.events.write("train_end", step=state.global_step)
+        if state.is_world_process_zero:
+            self.events.write("train_end", step=state.global_step)
 
     def close(self) -> None:
         """Take the bar off the terminal, also after an error."""
@@ -82,10 +91,26 @@ class Recorder(TrainerCallback):
 
 
 class StopOnRequest(TrainerCallback):
-    """Ctrl-C once: finish the step, save, and say how to go on. Twice: stop at once."""
+    """Ctrl-C once, or the end of a limit of time: finish the step, save, say how to go on. Ctrl-C twice: stop at once.
+
+    Attributes:
+        asked: whether this process was asked to stop.
+        agreed: whether all processes have heard of it, which they do together at the beginning of a step.
+        reason: who asked, for the message.
+    """
+
+    clock = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.agreed = self.interrupted = False
+        self.reason = "as you asked"
+        self.alone = ranks().world == 1
+        self.minutes, self.deadline = 0.0, math.inf
+
+    def after(self, minutes: float | None, started: float) -> None:
+        """Stop when so many minutes are over since ``started`` (seconds of ``clock``); None: never."""
+        if minutes is not None:
+            self.minutes, self.deadline = minutes, started + 60 * minutes
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Listen for SIGINT and SIGTERM; only the main thread can."""
@@ -94,21 +119,25 @@ class StopOnRequest(TrainerCallback):
         self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.interrupted:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = self.interrupted = True
         note("stopping after this step and saving; press Ctrl-C again to stop without saving")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop if that was asked."""
-        if self.asked and state.global_step < state.max_steps:
+        """Save and stop if that was asked, or if the time is over."""
+        if not self.asked and self.clock() >= self.deadline:
+            self.asked, self.reason = True, f"after max_minutes={self.minutes:g}"
+            note("the time is over: saving and stopping")
+        self.agreed |= self.asked and self.alone
+        if self.agreed and state.global_step < state.max_steps:
             args.save_only_model = False  # without the optimizer there would be no going on
             control.should_save = True
             control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An epoch that was cut short is not measured, logged or saved as if it were whole."""
-        if self.asked and not float(state.epoch or 0.0).is_integer():
+        if self.agreed and not float(state.epoch or 0.0).is_integer():
             control.should_log = control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -136,6 +165,19 @@ class StopOnNonsense(TrainerCallback):
             stop_if_nonsense(loss, state.global_step, Path(args.output_dir))
 
 
+def last_good(folder: Path, before: int) -> str:
+    """Where a run that went wrong can be taken up again, in a sentence.
+
+    Args:
+        folder: the run directory.
+        before: a step from which on weights may be spoilt; checkpoints of earlier ones are not.
+    """
+    saved = [path for path in RunDirectory(folder).checkpoints() if int(path.name.rpartition("-")[2]) < before]
+    if not saved:
+        return "No checkpoint was written before that: start again with overwrite_output_dir=true."
+    return f"Go on from the last checkpoint before that with resume_from_checkpoint={saved[-1]}."
+
+
 def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
     """Refuse a loss that is not a number.
 
@@ -149,13 +191,21 @@ def stop_if_nonsense(loss: float, step: int, folder: Path) -> None:
     """
     if math.isfinite(loss):
         return
-    saved = RunDirectory(folder).checkpoints()
-    last = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
     raise RunError(
         f"the loss became {loss} at step {step}",
         where=str(folder),
-        hint=f"Lower learning_rate, add warmup_ratio, or use bf16 instead of fp16. {last}",
+        hint=f"Lower learning_rate, add warmup_ratio, or use bf16 where fp16 was used. {last_good(folder, step)}",
     )
+
+
+def name_in_tensorboard(callbacks: Iterable[Any], folder: Path, name: str) -> None:
+    """Let tensorboard's files go to ``runs/<name>``, which it shows as the run's name, also when it goes on.
+
+    By themselves they go to a folder named for the time and the machine. ``TENSORBOARD_LOGGING_DIR`` still wins.
+    """
+    for callback in callbacks:
+        if hasattr(callback, "tb_writer") and callback.logging_dir is None:
+            callback.logging_dir = str(folder / "runs" / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "run"))
 
 
 def _plain(value: Any) -> Any:
@@ -178,3 +228,18 @@ def _keep_until(path: Path, step: int, key: str) -> None:
         if step and entry.get(key, 0) <= step and not closing:
             kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")
+
+
+class MethodHooks(TrainerCallback):
+    """Calls what a method wants to do at the beginning and after each step; see :mod:`danlu.tune.methods`."""
+
+    def __init__(self, method: Any, tuned: Tuned) -> None:
+        self.method, self.tuned = method, tuned
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The number of steps is known now."""
+        call(self.method, "begin", self.tuned, state.max_steps)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The weights have moved, the gradients are still there."""
+        call(self.method, "after_step", self.tuned, state.global_step + 1)

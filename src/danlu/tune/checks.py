@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 
 from danlu.core.console import warn
 from danlu.core.errors import MissingDependency, UsageError, did_you_mean
+from danlu.models.adapters import read_adapter
+from danlu.models.runs import adapter_chain
 from danlu.tune.config import TrainConfig
-from danlu.tune.matrix import STAGES, check_combination
+from danlu.tune.matrix import ONLINE, STAGES, check_combination
+from danlu.tune.methods import family
+from danlu.tune.methods.given import check_given
+from danlu.tune.online.plan import RolloutPlan
+from danlu.tune.online.rewards import open_reward
+from danlu.tune.online.sources import parse_source
+from danlu.tune.optimizers import check_optimizer
+from danlu.tune.parallel.configs import divided, sharding_plan
 
 TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -43,17 +54,21 @@ def check(config: TrainConfig) -> None:
     _check_encoding(config)
     _check_stage(config)
     _check_adapters(config)
+    _check_parallel(config)
 
 
 def check_packages(config: TrainConfig) -> None:
-    """Look for the packages of ``report_to`` and ``deepspeed`` before anything is loaded.
+    """Look for the packages that options need, before anything is loaded.
 
     Raises:
-        UsageError: for a tracker that transformers does not know.
+        UsageError: for an optimizer or tracker that is not known.
         MissingDependency: naming the package.
     """
-    if config.compute.deepspeed and not find_spec("deepspeed"):
+    check_optimizer(config)
+    if config.parallel.deepspeed and not find_spec("deepspeed"):
         raise MissingDependency("deepspeed", "for deepspeed")
+    if config.quant.quantization_bit and not find_spec("bitsandbytes"):
+        raise MissingDependency("bitsandbytes", "for quantization_bit")
     for name in config.log.report_to:
         if name == "all":
             continue
@@ -108,10 +123,59 @@ def _check_stage(config: TrainConfig) -> None:
             hint="Leave it out; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer.",
         )
     idle = [name for name in ("train_on_prompt", "mask_history") if getattr(encode, name)]
-    if stage != "sft" and idle:
-        warn(f"{' and '.join(idle)} has no effect in stage {stage}")
+    idle = idle if stage != "sft" else []
+    idle += [name for name, stages in _READ_BY.items() if stage not in stages and _is_set(config, name)]
+    if config.preference.pref_loss == "hinge" and config.preference.dpo_label_smoothing and stage == "dpo":
+        idle.append("dpo_label_smoothing (with pref_loss=hinge)")
+    if idle:
+        warn(f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect in stage {stage}")
+    if stage in ONLINE:
+        _check_online(config)
     if stage == "kto" and config.optimizer.per_device_train_batch_size == 1:
         warn("kto estimates the KL term over a batch: per_device_train_batch_size=1 makes it the number of one answer")
+
+
+def _check_online(config: TrainConfig) -> None:
+    stage, rollout = config.task.stage, config.rollout
+    if not config.task.do_train:
+        return
+    if not (rollout.reward_model or rollout.reward_funcs):
+        raise UsageError(
+            f"stage {stage} needs something that says how good an answer is",
+            where="reward_model, reward_funcs",
+            hint="Set reward_model=DIR (a run of stage rm), or reward_funcs=NAME, file.py:function or a URL.",
+        )
+    for entry in rollout.reward_funcs:
+        spec = parse_source(entry)
+        if ":" not in spec.source:  # a rule: its name and arguments are known without running anything
+            open_reward(spec)
+    sources = len(rollout.reward_funcs) + bool(rollout.reward_model)
+    if len(rollout.reward_weights) not in (0, sources):
+        raise UsageError(
+            f"reward_weights has {len(rollout.reward_weights)} weights for {sources} rewards",
+            hint="Give one weight to each of reward_funcs, then one to reward_model.",
+        )
+    if config.encode.packing:
+        raise UsageError(
+            f"packing has nothing to fill in stage {stage}: answers already stand beside their prompt",
+            hint="Leave packing out.",
+        )
+    RolloutPlan.of(config, prompts=1)
+
+
+_READ_BY = {
+    "pref_loss": ("dpo",),
+    "pref_ftx": ("dpo", "ipo", "simpo"),
+    "dpo_label_smoothing": ("dpo",),
+    "simpo_gamma": ("simpo",),
+    "kto_chosen_weight": ("kto",),
+    "kto_rejected_weight": ("kto",),
+}
+"""Options of preference learning → the stages that read them. ``pref_beta`` is no news: old files always set it."""
+
+
+def _is_set(config: TrainConfig, name: str) -> bool:
+    return getattr(config.preference, name) != type(config.preference).model_fields[name].default
 
 
 def _check_encoding(config: TrainConfig) -> None:
@@ -129,15 +193,56 @@ def _check_encoding(config: TrainConfig) -> None:
 
 def _check_adapters(config: TrainConfig) -> None:
     adapters, method = config.model.adapter_name_or_path, config.method.finetuning_type
-    if len(adapters) > 1 and method != "lora":
-        raise UsageError(
-            f"{len(adapters)} adapters are given and finetuning_type is {method}",
-            where="adapter_name_or_path",
-            hint="Only LoRA adapters can be joined; give one.",
-        )
-    if adapters and method in ("full", "freeze"):
+    if family(method).kind != "whole":
+        _check_kinds(config)
+        return
+    if adapters:
         raise UsageError(
             f"finetuning_type {method} has no adapters",
             where="adapter_name_or_path",
             hint="Name the earlier run in model_name_or_path.",
+        )
+    if config.quant.quantization_bit:
+        raise UsageError(
+            f"quantised weights cannot be trained with finetuning_type {method}",
+            where="quantization_bit",
+            hint="Use a method with an adapter, for instance finetuning_type=lora, or leave quantization_bit out.",
+        )
+
+
+def _check_kinds(config: TrainConfig) -> None:
+    """Adapters that lie on this machine say themselves what they are; others are looked at when they are loaded."""
+    chain = adapter_chain(config.model.adapter_name_or_path)
+    if chain and all((Path(name) / "adapter_config.json").is_file() for name in chain):
+        check_given(config, [read_adapter(name) for name in chain])
+
+
+def _check_parallel(config: TrainConfig) -> None:
+    options = config.parallel
+    sharding_plan(options)
+    weights, _ = divided(options)
+    name = "fsdp" if options.fsdp else "deepspeed"
+    if weights and config.task.predict_with_generate and config.log.eval_strategy != "no":
+        raise UsageError(
+            "answers are not generated during training while the weights are divided among processes",
+            where=f"{name}, predict_with_generate, eval_strategy",
+            hint="Measure the loss on the way, and generate afterwards with do_predict.",
+        )
+    passed = [key for key in ("fsdp", "fsdp_config", "deepspeed", "ddp_timeout") if key in config.trainer]
+    if passed:
+        raise UsageError(f"{passed[0]} has an option of its own", where=f"trainer.{passed[0]}")
+
+
+def check_metric(wanted: str | None, metrics: Mapping[str, float]) -> None:
+    """Refuse a metric for the best checkpoint that the evaluation did not measure.
+
+    Raises:
+        UsageError: with the names that it did.
+    """
+    if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+        names = [name.removeprefix("eval_") for name in metrics]
+        raise UsageError(
+            f"the evaluation has no metric {wanted!r}",
+            where="metric_for_best_model",
+            hint=did_you_mean(wanted, names) or f"It has {', '.join(names)}.",
         )

@@ -13,8 +13,23 @@ from pydantic import Field, model_validator
 from danlu.core.config import Options
 from danlu.tune.options.data import DataOptions, EncodeOptions
 from danlu.tune.options.fields import Mapping
-from danlu.tune.options.methods import FreezeOptions, LoraOptions, MethodOptions, PrefixOptions
-from danlu.tune.options.objectives import PreferenceOptions
+from danlu.tune.options.methods import (
+    AdaLoraOptions,
+    AdapterOptions,
+    FreezeOptions,
+    Ia3Options,
+    LnOptions,
+    LoraOptions,
+    MethodOptions,
+    OftOptions,
+    PrefixOptions,
+    PromptOptions,
+    QuantOptions,
+    VeraOptions,
+)
+from danlu.tune.options.objectives import GrpoOptions, PpoOptions, PreferenceOptions, RolloutOptions
+from danlu.tune.options.optimizers import GaloreOptions
+from danlu.tune.options.parallel import ParallelOptions
 from danlu.tune.options.running import ComputeOptions, GenerateOptions, LogOptions, OptimOptions, OutputOptions
 from danlu.tune.options.task import ModelOptions, TaskOptions
 
@@ -38,8 +53,7 @@ FREE_ON_RESUME = frozenset(
         "compute.disable_gradient_checkpointing",
         "compute.freeze_cache",
         "compute.dataloader_num_workers",
-        "compute.deepspeed",
-        "compute.ddp_timeout",
+        "parallel",
     }
 )
 """Groups and keys that may change when a run is resumed: they do not move the weights."""
@@ -54,11 +68,24 @@ class TrainConfig(Options):
     encode: EncodeOptions = EncodeOptions()
     method: MethodOptions = MethodOptions()
     freeze: FreezeOptions = FreezeOptions()
-    prefix: PrefixOptions = PrefixOptions()
     lora: LoraOptions = LoraOptions()
+    adalora: AdaLoraOptions = AdaLoraOptions()
+    vera: VeraOptions = VeraOptions()
+    oft: OftOptions = OftOptions()
+    ia3: Ia3Options = Ia3Options()
+    ln: LnOptions = LnOptions()
+    prefix: PrefixOptions = PrefixOptions()
+    prompt: PromptOptions = PromptOptions()
+    adapter: AdapterOptions = AdapterOptions()
+    quant: QuantOptions = QuantOptions()
     preference: PreferenceOptions = PreferenceOptions()
+    rollout: RolloutOptions = RolloutOptions()
+    ppo: PpoOptions = PpoOptions()
+    grpo: GrpoOptions = GrpoOptions()
     optimizer: OptimOptions = OptimOptions()
+    galore: GaloreOptions = GaloreOptions()
     compute: ComputeOptions = ComputeOptions()
+    parallel: ParallelOptions = ParallelOptions()
     output: OutputOptions = OutputOptions()
     log: LogOptions = LogOptions()
     generate: GenerateOptions = GenerateOptions()

@@ -29,8 +29,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         minus_one = torch.full((1, 1), -1.0, device=hidden.device)
         for start in range(0, len(hidden), CHUNK):
             rows, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK].unsqueeze(1)
-            logits = torch.nn.functional.linear(rows, work, None if bias is None else bias.to(rows.dtype)).float()
-            log_p = logits.log_softmax(-1)
+            log_p = _log_p(rows, work, bias)
             total -= log_p.gather(1, wanted).sum()
             if not (needs_hidden or needs_weight or needs_bias):
                 continue
@@ -123,7 +122,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         )
 
 
-def _log_p(rows: Tensor, work: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+def _log_p(rows: Tensor, work: Tensor, bias: Tensor | None, temperature: float = 1.0) -> Tensor:
     logits = torch.nn.functional.linear(rows, work, None if bias is None else bias.to(rows.dtype)).float()
     return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
 

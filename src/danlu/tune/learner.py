@@ -16,6 +16,7 @@ from danlu.tune.boundary import BoundaryCache, upper_half
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import summed_cross_entropy, token_log_probs
 from danlu.tune.objectives import OBJECTIVES, needs
+from danlu.tune.parallel.configs import ShardingPlan
 from danlu.tune.tally import Tally
 
 
@@ -59,13 +60,14 @@ class Learner(nn.Module):
         objective: the module of :data:`danlu.tune.objectives.OBJECTIVES` that says what is learnt.
         value_head: turns hidden states into numbers, for objectives that need it.
         tally: numbers that the objective gathers for the log.
+        sharding: how its weights are to be divided among processes, or None to keep them whole in each.
     """
 
     def __init__(
         self,
         model: Any,
         abilities: Abilities,
-        prefix: nn.Module | None = None,
+        prefix: Any = None,
         cache: BoundaryCache | None = None,
         settings: TrainConfig | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class Learner(nn.Module):
         self.value_head = (
             ValueHead(hidden_width(model)).to(model.device) if "value_head" in needs(self.objective) else None
         )
+        self.sharding: ShardingPlan | None = None
 
     def forward(self, **batch: Tensor) -> Tensor:
         """The summed loss of a batch under the objective, a scalar."""
@@ -170,7 +173,7 @@ class Learner(nn.Module):
         if parents is not None:
             options["parents"] = parents.tolist()
         if self.prefix is not None:
-            options["prefix"] = self.prefix()
+            options["prefix"] = self.prefix.keys_and_values(self.model)
         return options
 
 

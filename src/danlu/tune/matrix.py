@@ -23,6 +23,7 @@ class StageFacts:
 
 
 _PAIRS = "pairs of a better and a worse answer"
+_PROMPTS = "conversations, of which it takes the prompts"
 _PREFERENCE = ("accuracy", "margin", "reward_chosen", "reward_rejected", "logps_chosen", "logps_rejected")
 
 STAGES: dict[str, StageFacts] = {
@@ -36,7 +37,12 @@ STAGES: dict[str, StageFacts] = {
     ),
     "orpo": StageFacts(_PAIRS, "pair", (*_PREFERENCE, "log_odds_ratio")),
     "simpo": StageFacts(_PAIRS, "pair", _PREFERENCE),
+    "ppo": StageFacts(_PROMPTS, "answer token", ("reward", "length", "finished")),
+    "grpo": StageFacts(_PROMPTS, "answer token", ("reward", "length", "finished")),
 }
+
+ONLINE = frozenset({"ppo", "grpo"})
+"""Objectives that learn from answers which the model gives while it trains."""
 
 _STEERS = "a few virtual tokens steer a model; they cannot take up a corpus"
 

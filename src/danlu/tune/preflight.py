@@ -9,14 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
+from danlu.core.ranks import Ranks
+from danlu.models.quantize import Quantization
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
+from danlu.tune.matrix import ONLINE
+from danlu.tune.methods import METHODS, call, family
+from danlu.tune.online.plan import RolloutPlan, keeps_first_weights
+from danlu.tune.optimizers import state_bytes
+from danlu.tune.parallel.configs import divided
+from danlu.tune.parallel.start import planned
 
 GIB = 2**30
+FROZEN_PARTS = ("vera_A", "vera_B")
+"""Parts of an adapter's file that are not trained: VeRA's random matrices."""
+
 SAFETY = 0.9
 """Share of the free memory that the estimate may fill."""
 
@@ -31,6 +44,9 @@ class Shape:
     layers: int
     heads: int
     vocabulary: int
+    tables: int
+    linear: int
+    """Weights of linear layers, without the output layer: what quantisation makes smaller."""
     model: Any
     """The configuration itself, to build the model from."""
 
@@ -45,6 +61,8 @@ class Load:
         checkpointing: whether activations are recomputed.
         activation_bytes: of one number.
         explicit_attention: whether attention weights are kept (on a CPU).
+        weight_shares: processes among which the weights are divided.
+        state_shares: processes among which the optimizer's state is divided.
     """
 
     tokens: int
@@ -52,6 +70,8 @@ class Load:
     checkpointing: bool
     activation_bytes: int
     explicit_attention: bool
+    weight_shares: int = 1
+    state_shares: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +87,7 @@ class Plan:
         parameters: of the model; ``trainable`` are trained.
         memory: estimated bytes needed; ``free`` are there.
         checkpointing: whether activations are recomputed.
+        processes: that share a step.
     """
 
     sequences: int
@@ -80,10 +101,28 @@ class Plan:
     memory: int
     free: int
     checkpointing: bool
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is trained on.
+
+    Attributes:
+        report: counts of the encoded rows (sequences, tokens, supervised).
+        units: sequences, or packs of them, in one epoch.
+        longest: tokens of the longest sequence.
+    """
+
+    report: dict[str, Any]
+    units: int
+    longest: int
 
 
 def read_shape(model_config: Any) -> Shape:
     """Count a model's parameters from its configuration, without weights (on PyTorch's meta device)."""
+    from danlu.tune.methods.peft_adapters import linear_names
+
     model = _without_weights(model_config)
     heads = model_config.num_attention_heads
     return Shape(
@@ -93,8 +132,16 @@ def read_shape(model_config: Any) -> Shape:
         layers=model_config.num_hidden_layers,
         heads=heads,
         vocabulary=model_config.vocab_size,
+        tables=sum(weight.numel() for weight in _tables(model)),
+        linear=sum(layer.weight.numel() for layers in linear_names(model).values() for layer in layers),
         model=model_config,
     )
+
+
+def _tables(model: Any) -> list[Any]:
+    """The embeddings and the output head, each weight once."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return list({id(end.weight): end.weight for end in ends if end is not None}.values())
 
 
 def _without_weights(model_config: Any) -> Any:
@@ -114,12 +161,12 @@ def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
     import torch
 
     from danlu.models.quiet import quiet
-    from danlu.tune.methods import METHODS
 
     given = () if config.model.create_new_adapter else config.model.adapter_name_or_path
     if given:
-        return _adapter_parameters(Path(given[-1]).expanduser())
-    plain = _changed(_changed(config, "lora", pissa_init=False), "model", adapter_name_or_path=())
+        return _adapter_parameters(follow(Path(given[-1]).expanduser()))
+    start = {"pissa_init": False, "init_lora_weights": "default"}  # decompositions need weights
+    plain = _changed(_changed(config, "lora", **start), "model", adapter_name_or_path=())
     with torch.device("meta"), quiet():
         tuned = METHODS[config.method.finetuning_type].apply(_without_weights(shape.model), plain)
     parts = (tuned.adapter or tuned.model, *([tuned.prefix] if tuned.prefix is not None else []))
@@ -135,23 +182,32 @@ def _adapter_parameters(folder: Path) -> int:
     if file is None:
         return 0
     with safe_open(file, framework="pt") as tensors:
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        trained = [name for name in tensors.keys() if name.rsplit(".", 1)[-1] not in FROZEN_PARTS]  # noqa: SIM118
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in trained)
 
 
 def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load) -> int:
     """Bytes of weights, gradients, optimizer state and activations.
 
     Per layer and token a decoder keeps about 8 d + 4 f numbers (d hidden, f intermediate) for the backward pass; with
-    recomputation only its input, d, and one layer's worth at a time. AdamW keeps two float32 numbers a weight.
+    recomputation only its input, d, and one layer's worth at a time. What the optimizer keeps is a table
+    (:func:`danlu.tune.optimizers.state_bytes`): AdamW two numbers a weight.
     """
     half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
     frozen_bytes = 2 if half or config.model.dtype in ("bfloat16", "float16") else 4
     master_bytes = 2 if config.compute.pure_bf16 else 4
-    frozen = shape.parameters - trainable if config.method.finetuning_type in ("full", "freeze") else shape.parameters
+    whole = family(config.method.finetuning_type).kind == "whole"
+    frozen = shape.parameters - trainable if whole else shape.parameters
     weights = frozen * frozen_bytes + trainable * master_bytes
+    if config.quant.quantization_bit:
+        weights -= int(shape.linear * (frozen_bytes - _quantized_bytes(config)))
     if half and config.method.finetuning_type == "full" and not config.compute.pure_bf16:
         weights += trainable * 2  # autocast keeps a copy in half precision during a pass
-    state = trainable * (master_bytes + 2 * master_bytes)
+    tables = shape.tables if config.method.finetuning_type == "full" else 0
+    gradients = trainable * master_bytes
+    state = state_bytes(config, trainable, hidden=shape.hidden, tables=tables, weight_bytes=master_bytes)
+    if keeps_first_weights(config):
+        state += trainable * master_bytes
     per_layer = load.tokens * (8 * shape.hidden + 4 * shape.intermediate) * load.activation_bytes
     if load.explicit_attention:
         per_layer += load.tokens * load.longest * shape.heads * load.activation_bytes
@@ -161,7 +217,14 @@ def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load)
     else:
         activations = deep * per_layer
     logits = min(CHUNK, load.tokens) * shape.vocabulary * 10
-    return int(weights + state + activations + logits)
+    shared = weights / load.weight_shares + (gradients + state) / load.state_shares
+    return int(shared + activations + logits)
+
+
+def _quantized_bytes(config: TrainConfig) -> float:
+    options = config.quant
+    assert options.quantization_bit is not None
+    return Quantization(options.quantization_bit, options.quantization_type, options.double_quantization).bytes_each
 
 
 def _layers_with_gradient(shape: Shape, config: TrainConfig) -> int:
@@ -202,71 +265,88 @@ def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:
     options = config.optimizer
     if options.max_steps > 0:
         return options.max_steps
-    batches = math.ceil(math.ceil(units / options.per_device_train_batch_size) / processes)
+    if config.task.stage in ONLINE:
+        rollouts = RolloutPlan.of(config, units, processes)
+        return math.ceil(options.num_train_epochs * rollouts.rollouts_per_epoch * rollouts.steps_per_rollout)
+    batches = math.ceil(units / (options.per_device_train_batch_size * processes))
     per_epoch = max(math.ceil(batches / options.gradient_accumulation_steps), 1)
     return math.ceil(options.num_train_epochs * per_epoch)
 
 
-def make_plan(config: TrainConfig, shape: Shape, report: dict[str, Any], units: int, longest: int) -> Plan:
+def make_plan(
+    config: TrainConfig, shape: Shape, rows: Rows, place: Ranks | None = None, decided: bool | None = None
+) -> Plan:
     """Decide about recomputation and refuse what cannot work.
 
     Args:
         config: the run's options.
         shape: of the model.
-        report: counts of the encoded rows that are trained on (sequences, tokens, supervised).
-        units: sequences, or packs of them, in one epoch.
-        longest: tokens of the longest sequence.
+        rows: that are trained on.
+        place: the processes that take part; one by default. Without GPUs those of a machine share its memory.
+        decided: what was decided before, when the others may already have filled memory; nothing is refused then.
 
     Raises:
         UsageError: when the estimate exceeds the free memory; with the cheapest change that would fit.
     """
-    import torch
-
+    place = place or Ranks()
     trainable = trainable_parameters(shape, config)
-    free = free_memory()
-    wanted = config.compute.gradient_checkpointing
+    free = free_memory() // sharers(place)
+    wanted = config.compute.gradient_checkpointing if decided is None else decided
     prefix_blocks = config.compute.disable_gradient_checkpointing
     choices = [wanted] if wanted is not None else [False] if prefix_blocks else [False, True]
-    processes = (
-        int(getattr(torch.distributed, "get_world_size", lambda: 1)()) if torch.distributed.is_initialized() else 1
-    )
     needed, checkpointing = 0, False
     for checkpointing in choices:
-        needed = memory_needed(shape, trainable, config, _load(config, longest, checkpointing))
-        if needed <= SAFETY * free:
+        needed = memory_needed(shape, trainable, config, _load(config, rows.longest, checkpointing))
+        if needed <= SAFETY * free or decided is not None:
             break
     else:
+        each = " for each process" if place.world > 1 else ""
         raise UsageError(
-            f"this run needs about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free",
-            hint=cheapest_fit(config, shape, longest, free),
+            f"this run needs about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free{each}",
+            hint=cheapest_fit(config, shape, rows.longest, free),
         )
     options = config.optimizer
+    steps = total_steps(config, rows.units, place.world)
+    call(METHODS[config.method.finetuning_type], "check", config, steps)
     return Plan(
-        sequences=report["sequences"],
-        tokens=report["tokens"],
-        supervised=report["supervised"],
-        longest=longest,
-        steps=total_steps(config, units, processes),
-        batch=options.per_device_train_batch_size * options.gradient_accumulation_steps * processes,
+        sequences=rows.report["sequences"],
+        tokens=rows.report["tokens"],
+        supervised=rows.report["supervised"],
+        longest=rows.longest,
+        steps=steps,
+        batch=options.per_device_train_batch_size * options.gradient_accumulation_steps * place.world,
         parameters=shape.parameters,
         trainable=trainable,
         memory=needed,
         free=free,
         checkpointing=checkpointing,
+        processes=place.world,
     )
+
+
+def sharers(place: Ranks) -> int:
+    """How many processes share the memory that :func:`free_memory` tells."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else place.local_world
 
 
 def _load(config: TrainConfig, longest: int, checkpointing: bool) -> Load:
     import torch
 
     half = config.compute.bf16 or config.compute.fp16 or config.compute.pure_bf16
+    if config.task.stage in ONLINE:
+        longest += config.generate.max_new_tokens
     length = config.encode.cutoff_len if config.encode.packing else longest
+    world, (weights, state) = planned(config).world, divided(config.parallel)
     return Load(
         tokens=length * config.optimizer.per_device_train_batch_size,
         longest=longest,
         checkpointing=checkpointing,
         activation_bytes=2 if half else 4,
         explicit_attention=not torch.cuda.is_available(),
+        weight_shares=world if weights else 1,
+        state_shares=world if state else 1,
     )
 
 
@@ -280,30 +360,38 @@ def cheapest_fit(config: TrainConfig, shape: Shape, longest: int, free: int) -> 
 
 
 def _changes(config: TrainConfig, longest: int) -> Iterator[tuple[str, TrainConfig, int, bool]]:
+    """Changes that add up, mildest first: (words, configuration, longest row, whether activations are recomputed)."""
     recompute = not config.compute.disable_gradient_checkpointing
-    batch = config.optimizer.per_device_train_batch_size
-    smaller = config
+    rows, accumulation = config.optimizer.per_device_train_batch_size, config.optimizer.gradient_accumulation_steps
+    batch, smaller, words = rows, config, ""
     while batch > 1:
         batch //= 2
-        accumulation = config.optimizer.gradient_accumulation_steps * (
-            config.optimizer.per_device_train_batch_size // batch
-        )
-        smaller = _changed(
-            smaller, "optimizer", per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
-        )
-        words = f"per_device_train_batch_size={batch} gradient_accumulation_steps={accumulation} (the same update)"
+        steps = accumulation * (rows // batch)
+        smaller = _changed(smaller, "optimizer", per_device_train_batch_size=batch, gradient_accumulation_steps=steps)
+        words = f"per_device_train_batch_size={batch} gradient_accumulation_steps={steps}"
+        yield f"{words} (the same update)", smaller, longest, recompute
+    compute = config.compute
+    if not (compute.bf16 or compute.fp16 or compute.pure_bf16):
+        smaller, words = _changed(smaller, "compute", bf16=True), f"{words} bf16=true".strip()
         yield words, smaller, longest, recompute
-    if not config.compute.bf16 and not config.compute.fp16:
-        half = _changed(smaller, "compute", bf16=True)
-        yield f"per_device_train_batch_size={batch} bf16=true", half, longest, recompute
-        smaller = half
+    if config.method.finetuning_type in ("full", "freeze"):
+        for optimizer in _leaner(config):
+            lean = _changed(smaller, "optimizer", optim=optimizer)
+            yield f"{words} optim={optimizer}".strip(), lean, longest, recompute
     if config.method.finetuning_type == "full":
-        lora = _changed(smaller, "method", finetuning_type="lora")
-        yield f"finetuning_type=lora per_device_train_batch_size={batch} bf16=true", lora, longest, recompute
-        smaller = lora
+        smaller = _changed(smaller, "method", finetuning_type="lora")
+        words = f"finetuning_type=lora {words}".strip()
+        yield words, smaller, longest, recompute
     for length in (1024, 512, 256):
         if length < longest:
-            yield f"cutoff_len={length} per_device_train_batch_size={batch} bf16=true", smaller, length, recompute
+            yield f"cutoff_len={length} {words}".strip(), smaller, length, recompute
+
+
+def _leaner(config: TrainConfig) -> list[str]:
+    """Optimizers that keep less than the chosen one, and whose packages are there, the nearest to AdamW first."""
+    if not config.optimizer.optim.startswith(("adamw_torch", "paged_adamw_32")):
+        return []
+    return (["adamw_8bit"] if find_spec("bitsandbytes") else []) + ["adafactor"]
 
 
 def _changed(config: TrainConfig, group: str, **values: Any) -> TrainConfig:

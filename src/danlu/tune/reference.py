@@ -1,6 +1,6 @@
-"""The reference page of every training option, written from the options themselves.
+"""Parts of the documentation that follow from the code: every option, and which method goes with which stage.
 
-``python -m danlu.tune.reference docs`` writes ``docs/en/configuration.md`` and ``docs/zh/configuration.md``.
+``python -m danlu.tune.reference docs`` writes ``docs/*/configuration.md`` and the tables in ``docs/*/objectives.md``.
 English texts are the options' own descriptions, Chinese ones live in ``assets/i18n/config.zh.yaml``.
 """
 
@@ -19,6 +19,8 @@ from danlu.core.config import Options
 from danlu.core.console import note
 from danlu.core.files import write_text
 from danlu.tune.config import TrainConfig
+from danlu.tune.matrix import REFUSED, STAGES
+from danlu.tune.methods import FAMILIES
 
 Language = Literal["en", "zh"]
 
@@ -59,6 +61,11 @@ TYPES = {
 LIST_OF = {"en": "list of {}s", "zh": "{}列表"}
 MAPPING = {"en": "mapping", "zh": "映射"}
 OR = {"en": " or ", "zh": " 或 "}
+BEGIN, END = "<!-- written by danlu.tune.reference -->\n", "<!-- end -->\n"
+"""Around the part of a page that is written from the code."""
+MATRIX = {"en": ("method", "stage", "why"), "zh": ("方法", "阶段", "原因")}
+COMMA = {"en": ", ", "zh": "、"}
+GOES, DOES_NOT = "✓", "–"
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -136,13 +143,51 @@ def _default(value: Any) -> str:
     return "`null`" if value is None else f"`{value}`"
 
 
+def render_matrix(language: Language) -> str:
+    """Which method goes with which stage, and why some do not, as two Markdown tables.
+
+    Raises:
+        KeyError: when a reason has no Chinese text.
+    """
+    method_word, stage_word, why = MATRIX[language]
+    table = [[f"{method_word} / {stage_word}", *(f"`{stage}`" for stage in STAGES)], ["---", *(":-:" for _ in STAGES)]]
+    for method in FAMILIES:
+        table.append([f"`{method}`", *(DOES_NOT if (method, stage) in REFUSED else GOES for stage in STAGES)])
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for (method, stage), reason in REFUSED.items():
+        reasons.setdefault((reason, stage), []).append(f"`{method}`")
+    chinese = translations()["reasons"]
+    second = [[method_word, stage_word, why], ["---", "---", "---"]]
+    for (reason, stage), names in reasons.items():
+        text = chinese[reason] if language == "zh" else reason
+        second.append([COMMA[language].join(names), f"`{stage}`", text])
+    return "\n\n".join("\n".join(f"| {' | '.join(cells)} |" for cells in rows) for rows in (table, second)) + "\n"
+
+
+def with_matrix(page: str, language: Language) -> str:
+    """A page with its tables as they are now.
+
+    Raises:
+        ValueError: when the page does not say where they belong.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no part between {BEGIN.strip()} and {END.strip()}")
+    return f"{before}{BEGIN}\n{render_matrix(language)}\n{END}{after}"
+
+
 def main(folder: Path) -> None:
-    """Write both pages below ``folder``."""
+    """Write both pages below ``folder``, and the tables into the pages that are there."""
     languages: tuple[Language, ...] = ("en", "zh")
     for language in languages:
         path = folder / language / "configuration.md"
         write_text(path, render(language))
         note(f"{path} written")
+        objectives = folder / language / "objectives.md"
+        if objectives.is_file():
+            write_text(objectives, with_matrix(objectives.read_text(encoding="utf-8"), language))
+            note(f"{objectives} written")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ forward pass is made twice.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,26 @@ from danlu.data.tokens import TokenStore
 from danlu.tune.batches import collate
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner
+from danlu.tune.methods.lora import initial
+from danlu.tune.methods.low_rank_start import CHANGES_BASE
 from danlu.tune.objectives.pairs import answers
-
-Share = Callable[[list[Any]], list[Any]]
-"""Gives every process what all of them have: a list of one entry a process from one's own."""
+from danlu.tune.parallel.together import objects_of_all
 
 
 def reference_key(config: TrainConfig, folder: Path, store: TokenStore) -> str:
-    """A hash of what decides the numbers: the rows, the weights, their precision."""
+    """A hash of what decides the numbers, to the last digit: rows, weights, their precision, how they are computed.
+
+    An adapter that begins at zero changes nothing, but a start that decomposes the weights rounds them.
+    """
     compute, model = config.compute, config.model
+    start = f"{config.lora!r} {compute.seed}" if initial(config.lora) in CHANGES_BASE else ""
     adapters = [f"{path}:{weights_fingerprint(Path(path).expanduser())}" for path in model.adapter_name_or_path]
     parts = [
         store.folder.name,
         str(weights_fingerprint(folder)),
         *adapters,
         f"{model.dtype} {model.flash_attn} {compute.bf16} {compute.fp16} {compute.pure_bf16}",
-        repr(config.quantization) if hasattr(config, "quantization") else "",
+        f"{config.quant!r} {config.method!r} {start} {config.optimizer.per_device_train_batch_size}",
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
@@ -53,7 +56,6 @@ def reference_log_probs(
     batch_size: int,
     precision: AbstractContextManager[Any],
     rank: tuple[int, int] = (0, 1),
-    share: Share = list,
 ) -> NDArray[np.float32]:
     """Log-probability of every answer of a store under the model as it is now.
 
@@ -63,8 +65,7 @@ def reference_log_probs(
         key: from :func:`reference_key`; found again in the cache.
         batch_size: items in one forward pass.
         precision: what training computes in.
-        rank: number of this process and how many there are; each computes a share.
-        share: gathers the shares.
+        rank: number of this process and how many there are; each computes a share, and all get the whole.
 
     Returns:
         (items, 2).
@@ -78,7 +79,7 @@ def reference_log_probs(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own = [(batch, log_probs_of(learner, store, batch, precision)) for batch in _told(batches[rank[0] :: rank[1]])]
     result = np.zeros((len(store), store.width - 1), dtype=np.float32)
-    for batch, values in (pair for pairs in share([own]) for pair in pairs):
+    for batch, values in (pair for pairs in objects_of_all(own) for pair in pairs):
         result[batch] = values
     if rank[0] == 0:
         with replacing(place) as temporary, temporary.open("wb") as stream:

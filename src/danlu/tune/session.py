@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from danlu.core.console import note
 from danlu.core.errors import DataError, RunError
 from danlu.core.manifest import installed_versions
+from danlu.core.ranks import is_main
 from danlu.core.results import metrics_block, write_results
 from danlu.core.run import RunDirectory
 from danlu.data.tokens import TokenStore
 from danlu.models.loading import check_architecture, load_model, pick_device
 from danlu.models.memory import keep_freed_memory
+from danlu.models.quantize import Quantization
 from danlu.models.quiet import quiet
 from danlu.tune.arguments import training_arguments
 from danlu.tune.artefacts import (
@@ -30,16 +32,23 @@ from danlu.tune.artefacts import (
 )
 from danlu.tune.batches import Sequences, pack_groups, training_batches
 from danlu.tune.boundary import BoundaryCache, split_dtype
-from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest
+from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
 from danlu.tune.learner import Learner, examine
+from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
+from danlu.tune.online.plan import RolloutPlan, check_room
+from danlu.tune.online.wiring import Rollouts, make_experience
+from danlu.tune.optimizers import builder
+from danlu.tune.parallel.configs import sharding_plan
+from danlu.tune.parallel.start import planned
 from danlu.tune.plots import plot_curves
-from danlu.tune.preflight import GIB, Plan, make_plan, read_shape
+from danlu.tune.preflight import GIB, Plan, Rows, make_plan, read_shape
 from danlu.tune.reference_model import reference_key, reference_log_probs
 from danlu.tune.trainer import DanluTrainer, Measure
+from danlu.tune.value import begin as begin_value_head
 from danlu.tune.weights import frozen_dtype
 
 
@@ -56,6 +65,9 @@ class Session:
     Attributes:
         evaluation: named rows to measure on the way; "" reports plain ``eval_loss``.
         measure: generation metrics at each evaluation, or None.
+        open_rollouts: opens what objectives that learn from the model's own answers need; called when training begins.
+        data: the sources in words, for the model card.
+        decided: whether activations are recomputed, when that was decided and said before; else None.
     """
 
     def __init__(self, config: TrainConfig, run: RunDirectory, folder: Path, tokenizer: Any, store: TokenStore) -> None:
@@ -63,6 +75,14 @@ class Session:
         self.tokenizer, self.store = tokenizer, store
         self.evaluation: Mapping[str, TokenStore] = {}
         self.measure: Measure | None = None
+        self.open_rollouts: Callable[[], Rollouts] | None = None
+        self.data: Sequence[str] = ()
+        self.decided: bool | None = None
+
+    def plan_all(self) -> Plan:
+        """The plan for the rows that are trained on."""
+        members, _ = split_members(self.store, self.config.data.val_size, self.config.compute.seed)
+        return self.plan(members)
 
     def plan(self, members: NDArray[np.int64]) -> Plan:
         """Count steps and memory; say them; refuse what cannot work. No weights are loaded.
@@ -78,21 +98,34 @@ class Session:
         if self.config.encode.packing:
             units = len(pack_groups(lengths, self.config.encode.cutoff_len))
         model_config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        plan = make_plan(self.config, read_shape(model_config), self.store.report, units, int(lengths.max()))
+        if self.config.task.stage in ONLINE:
+            check_room(self.config, int(lengths.max()), getattr(model_config, "max_position_embeddings", None))
+        rows = Rows(self.store.report, units, int(lengths.max()))
+        plan = make_plan(self.config, read_shape(model_config), rows, planned(self.config), self.decided)
+        if self.decided is not None:
+            return plan
         share = 100 * plan.trainable / plan.parameters
         note(
             f"plan: {plan.steps} steps of {plan.batch} sequences, {plan.trainable:,} of {plan.parameters:,} weights "
             f"trained ({share:.2f} %), about {plan.memory / GIB:.1f} of {plan.free / GIB:.1f} GiB free memory"
             + (", activations recomputed" if plan.checkpointing else "")
+            + (f", {plan.processes} processes" if plan.processes > 1 else "")
         )
+        if self.config.task.stage in ONLINE:
+            options = self.config.optimizer
+            alone = options.per_device_train_batch_size * options.gradient_accumulation_steps
+            rollouts = RolloutPlan.of(self.config, units, plan.batch // alone)
+            note(
+                f"rollouts: {rollouts.asked} prompts with {rollouts.group} answers each, up to "
+                f"{self.config.generate.max_new_tokens} tokens long, for every {rollouts.steps_per_rollout} steps"
+            )
         return plan
 
-    def run(self, checkpoint: Path | None, *, data: Sequence[str], started: float) -> dict[str, float]:
+    def run(self, checkpoint: Path | None, *, started: float) -> dict[str, float]:
         """Train, or go on from a checkpoint, and write everything a run directory holds.
 
         Args:
             checkpoint: where to go on, or None.
-            data: the sources in words, for the model card.
             started: when the command began (``time.monotonic()``).
 
         Returns:
@@ -104,14 +137,16 @@ class Session:
         members, held_out = split_members(self.store, config.data.val_size, config.compute.seed)
         plan = self.plan(members)
         keep_freed_memory()
-        for half_written in output.glob(".saving-*"):
+        for half_written in output.glob(".saving-*") if is_main() else ():
             shutil.rmtree(half_written, ignore_errors=True)
         set_seed(config.compute.seed)
         learner, tuned = self._learner(members)
         trainer = self._trainer(learner, tuned, members, held_out, plan)
         self._reference(trainer)
+        self._feed(trainer, members)
         recorder = next(item for item in trainer.callback_handler.callbacks if isinstance(item, Recorder))
         stop = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StopOnRequest))
+        stop.after(config.output.max_minutes, started)
         note(f"ready after {time.monotonic() - started:.1f} s")
         try:
             with quiet():
@@ -121,17 +156,18 @@ class Session:
             stop.release()
             if learner.cache:
                 learner.cache.close()
-        if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        if stop.agreed and trainer.state.global_step < trainer.state.max_steps:
             raise RunError(
-                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} as you asked; it is saved",
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps} {stop.reason}; it is saved",
                 where=str(output),
                 hint="Start the same command again to go on.",
             )
+        metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
         with quiet():
             trainer.save_final()
-        trainer.save_state()
-        metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
-        self._finish(metrics, trainer.state.log_history, data)
+        if is_main():
+            trainer.save_state()
+            self._finish(metrics, trainer.state.log_history)
         return metrics
 
     def _learner(self, members: NDArray[np.int64]) -> tuple[Learner, Tuned]:
@@ -142,7 +178,8 @@ class Session:
                 self.folder,
                 dtype=dtype,  # type: ignore[arg-type]
                 attention=_attention(config),
-                device=pick_device(),
+                device="cpu" if config.parallel.fsdp else pick_device(),
+                quantization=_quantization(config),
             )
         model.name_or_path = model.config._name_or_path = config.model.model_name_or_path
         abilities = examine(model)
@@ -155,9 +192,16 @@ class Session:
             speed_up_norms(model)
         tuned = METHODS[config.method.finetuning_type].apply(model, config)
         if tuned.prefix is not None and not abilities.packed:
-            raise RunError("p_tuning_v2 needs packed attention, which this model's code does not allow")
+            raise RunError(
+                f"{config.method.finetuning_type} needs packed attention, which this model's code does not allow",
+                hint="Leave flash_attn out, or use another method, for instance finetuning_type=lora.",
+            )
         cache = self._boundary_cache(tuned, members)
-        return Learner(tuned.model, abilities, tuned.prefix, cache, config), tuned
+        learner = Learner(tuned.model, abilities, tuned.prefix, cache, config)
+        learner.sharding = sharding_plan(config.parallel)
+        if learner.value_head is not None:
+            begin_value_head(learner.value_head, config, self.folder)
+        return learner, tuned
 
     def _reference(self, trainer: DanluTrainer) -> None:
         """Give the rows what the model says of them before training, where the objective compares with that."""
@@ -177,9 +221,20 @@ class Session:
                 batch_size=config.optimizer.per_device_train_batch_size,
                 precision=torch.autocast(device, dtype, enabled=config.compute.bf16 or config.compute.fp16),
                 rank=(args.process_index, args.world_size),
-                share=_from_everybody,
             )
         learner.prefix = prefix
+
+    def _feed(self, trainer: DanluTrainer, members: NDArray[np.int64]) -> None:
+        """Let objectives that learn from the model's own answers make their batches."""
+        if self.open_rollouts is None:
+            return
+        trainer.feed = experience = make_experience(
+            trainer, self.config, self.open_rollouts(), self.store, members, self.run_directory.path
+        )
+        held_out = [(data.store, data.members.tolist()) for data in trainer.evaluations.values()]
+        if held_out:
+            trainer.measure = lambda _: experience.evaluate(*held_out[0])
+            trainer.evaluations = {}
 
     def _boundary_cache(self, tuned: Tuned, members: NDArray[np.int64]) -> BoundaryCache | None:
         """Hidden states below the trained layers are worth keeping when there is a second epoch to use them."""
@@ -188,6 +243,8 @@ class Session:
             return None
         if config.task.stage not in ("pt", "sft"):
             return None  # a prompt with several answers is no plain sequence
+        if config.parallel.fsdp or config.parallel.deepspeed:
+            return None  # layers are gathered for all processes together, and each computes other states
         if config.compute.neftune_noise_alpha:
             return None  # the noise on the embeddings is another one in each epoch
         backbone, width = tuned.model.base_model, tuned.model.config.hidden_size
@@ -203,7 +260,7 @@ class Session:
         size = config.optimizer.per_device_train_batch_size
         packing = config.encode.cutoff_len if config.encode.packing else None
         order = training_batches(self.store, members, size, config.compute.seed, packing)
-        batches = [[int(members[place]) for place in batch] for batch in order]
+        batches = [[int(members[place]) for place in share] for shares in order.shares() for share in shares if share]
         return BoundaryCache(self.store, batches, width, first, dtype)
 
     def _trainer(
@@ -215,7 +272,7 @@ class Session:
             evaluations.setdefault("", Sequences(self.store, held_out))
         if config.log.eval_strategy != "no" and not evaluations:
             raise DataError("there are no rows to evaluate on", hint="Set eval_dataset or val_size.")
-        tokens_per_step = plan.tokens / max(plan.sequences, 1) * plan.batch
+        tokens_per_step = None if self.open_rollouts else plan.tokens / max(plan.sequences, 1) * plan.batch
         callbacks = [
             Recorder(output, config.output.file_style, tokens_per_step),
             StopOnNonsense(),
@@ -241,6 +298,8 @@ class Session:
                 callbacks=callbacks,
             )
         trainer.rate_ratio = config.lora.loraplus_lr_ratio
+        trainer.build_optimizer = builder(config)
+        name_in_tensorboard(trainer.callback_handler.callbacks, output, config.log.run_name or output.resolve().name)
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)
@@ -250,29 +309,22 @@ class Session:
         step = int(checkpoint.name.rsplit("-", 1)[-1])
         self.run_directory.stamp_checkpoint(checkpoint, step)
 
-    def _finish(self, metrics: dict[str, Any], history: list[dict[str, Any]], data: Sequence[str]) -> None:
+    def _finish(self, metrics: dict[str, Any], history: list[dict[str, Any]]) -> None:
         config, output = self.config, self.run_directory.path
         if config.output.file_style == "et":  # that tool wrote five numbers
             metrics = {key: value for key, value in metrics.items() if key != "total_flos"}
-        write_results(output, "train", metrics)
+        if not (config.output.file_style == "et" and config.task.stage == "ppo"):  # where it wrote none
+            write_results(output, "train", metrics)
         write_finetuning_args(output, config)
         if config.output.file_style == "et":
             write_training_args(output, config)
         write_model_card(
-            output, config, base_model=config.model.model_name_or_path, data=data, versions=installed_versions()
+            output, config, base_model=config.model.model_name_or_path, data=self.data, versions=installed_versions()
         )
         note(metrics_block("train", metrics))
         if config.output.plot_loss:
-            plot_curves(output, history, ("loss", "eval_loss"), tell=note)
-
-
-def _from_everybody(own: list[Any]) -> list[Any]:
-    """What all processes have, in the order of their ranks."""
-    if not torch.distributed.is_initialized():
-        return own
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, own[0])
-    return found
+            online = ("reward",) if self.open_rollouts is not None else ()
+            plot_curves(output, history, ("loss", "eval_loss", *online), tell=note)
 
 
 def _for_this_machine(config: TrainConfig) -> TrainConfig:
@@ -281,6 +333,13 @@ def _for_this_machine(config: TrainConfig) -> TrainConfig:
         return config
     note("fp16 needs a GPU; this run uses bf16 instead")
     return config.model_copy(update={"compute": config.compute.model_copy(update={"fp16": False, "bf16": True})})
+
+
+def _quantization(config: TrainConfig) -> Quantization | None:
+    options = config.quant
+    if options.quantization_bit is None:
+        return None
+    return Quantization(options.quantization_bit, options.quantization_type, options.double_quantization)
 
 
 def _attention(config: TrainConfig) -> str | None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from danlu.tune.parallel.together import objects_of_all
+
 
 class Tally:
     """Sums and counts by name.
@@ -44,3 +46,11 @@ class Tally:
         self.sums.clear()
         if self.rows is not None:
             self.rows.clear()
+
+
+def of_all(tally: Tally) -> Tally:
+    """What all processes gathered."""
+    whole = Tally()
+    for sums in objects_of_all(tally.sums):
+        whole.merge(sums)
+    return whole

@@ -5,25 +5,39 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from danlu.core.errors import ConfigError, UsageError, did_you_mean
+from danlu.core.console import note
+from danlu.core.errors import ConfigError
 from danlu.core.files import write_json
-from danlu.tune.batches import Batch, Sequences, training_batches
-from danlu.tune.callbacks import stop_if_nonsense
-from danlu.tune.checkpoints import PROGRESS, Progress, own_attention, whole_or_absent
+from danlu.tune.batches import Batch, Sequences, ShuffledBatches, training_batches
+from danlu.tune.callbacks import MethodHooks, StopOnRequest, stop_if_nonsense
+from danlu.tune.checkpoints import PROGRESS, Progress, name_checkpoints, own_attention, progress_of, whole_or_absent
+from danlu.tune.checks import check_metric
+from danlu.tune.evaluation import losses
 from danlu.tune.feed import Feed
 from danlu.tune.learner import Learner
-from danlu.tune.methods import METHODS, Tuned
+from danlu.tune.methods import METHODS, Tuned, call
 from danlu.tune.methods.low_rank import raise_rates
-from danlu.tune.tally import Tally
+from danlu.tune.optimizers import Build, weights_to_use
+from danlu.tune.parallel.loading import IDLE, BatchLoader, Collate
+from danlu.tune.parallel.sharding import Sharded, divide_state, whole_in_engine, whole_optimizer
+from danlu.tune.parallel.states import (
+    Files,
+    gather_files,
+    has_random_state,
+    seed_of,
+    write_files,
+)
+from danlu.tune.parallel.together import mean_of_all, objects_of_all, sum_of_all
+from danlu.tune.tally import Tally, of_all
 
 Measure = Callable[[Any], Mapping[str, float]]
 """Generates answers with the model and returns metrics; given by whoever knows how to evaluate."""
@@ -45,6 +59,7 @@ class DanluTrainer(Trainer):
 
     Attributes:
         rate_ratio: learning rate of LoRA's B over that of A (LoRA+), or None.
+        build_optimizer: makes the optimizer where transformers does not, or None.
         feed: makes the batches while it trains, for online objectives; None reads them from ``train``.
     """
 
@@ -62,9 +77,14 @@ class DanluTrainer(Trainer):
         **arguments: Any,
     ) -> None:
         self.tuned, self.method = tuned, METHODS[method]
+        self.learner, self.objective = learner, learner.objective
+        self._parameter_count = sum(parameter.numel() for parameter in learner.parameters())
         self.evaluations, self.packing, self.measure = evaluations, packing, measure
         self.on_checkpoint = on_checkpoint
+        self.sharding = learner.sharding
+        self.sharded: Sharded | None = None
         self.rate_ratio: float | None = None
+        self.build_optimizer: Build | None = None
         self.feed: Feed | None = None
         some = next(iter(evaluations.values()), None)  # which one does not matter: evaluate() takes them all
         super().__init__(model=learner, train_dataset=train, eval_dataset=some, **arguments)
@@ -73,44 +93,55 @@ class DanluTrainer(Trainer):
         self._began = time.time()
         self._epoch_over = self._postponed = False
         self.add_callback(Progress(self))
+        self.add_callback(MethodHooks(self.method, tuned))
+        found = [item for item in self.callback_handler.callbacks if isinstance(item, StopOnRequest)]
+        self.stop = found[0] if found else StopOnRequest()
 
     @property
     def tally(self) -> Tally:
         """What the objective gathered since the last log line, in this process."""
-        tally: Tally = self.model.tally
-        return tally
-
-    def gathered(self, tally: Tally) -> dict[str, list[float]]:
-        """A tally summed over all processes."""
-        if self.args.world_size == 1:
-            return tally.sums
-        everybody: list[Any] = [None] * self.args.world_size
-        torch.distributed.all_gather_object(everybody, tally.sums)
-        whole = Tally()
-        for sums in everybody:
-            whole.merge(sums)
-        return whole.sums
+        return self.learner.tally
 
     def log(self, logs: dict[str, float], *args: Any, **named: Any) -> None:
         """Log, with what the objective gathered beside a training loss."""
         if "loss" in logs:
-            logs |= Tally(self.gathered(self.tally)).means()
+            logs |= of_all(self.tally).means()
             self.tally.clear()
         super().log(logs, *args, **named)
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
-        """As transformers makes it, with a rate of its own for B under LoRA+.
+        """As transformers makes it or ``build_optimizer`` does, with a rate of its own for B under LoRA+.
 
         Raises:
             ConfigError: when its package is missing or it refuses its arguments.
         """
+        if self.sharding and self.sharded is None:  # the optimizer must know the parts, not the whole
+            self.sharded = Sharded(self.learner, self.sharding, self.args.device, self.accelerator.autocast)
+        if self.build_optimizer is not None:
+            model = named.get("model") or next(iter(arguments), None) or self.model
+            self.optimizer = self.build_optimizer(model, self.args, self.get_decay_parameter_names(model))
         try:
             optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **named)
-        except (ImportError, ValueError, TypeError) as error:
+        except (ImportError, ValueError, TypeError, RuntimeError, AssertionError) as error:
             raise ConfigError(f"this optimizer cannot be used: {_first_sentence(error)}", where="optim") from error
         if self.rate_ratio is not None:
             raise_rates(optimizer, self.model, self.rate_ratio)
         return optimizer
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if self.sharding is None:  # else each process takes its part there
+            super()._move_model_to_device(model, device)
+
+    def _wrap_model(self, model: Any, *arguments: Any, **named: Any) -> Any:
+        return self.sharded or super()._wrap_model(model, *arguments, **named)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def create_scheduler(self, *arguments: Any, **named: Any) -> Any:
         """As transformers makes it.
@@ -131,18 +162,19 @@ class DanluTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Packed batches in the order of the seed and the epoch; mere numbers where a feed makes the batches."""
         if self.feed is not None:
-            return DataLoader(range(len(self.feed)), batch_size=None)
+            return DataLoader(range(len(self.feed)), batch_size=1)
         data = self.train_dataset
         batches = training_batches(data.store, data.members, self._train_batch_size, self.args.seed, self.packing)
-        return self.accelerator.prepare(self._loader(data, batches))
+        return self.loader(data, batches)
 
-    def _loader(self, data: Sequences, batches: Any) -> DataLoader[Any]:
-        workers = self.args.dataloader_num_workers
-        return DataLoader(
+    def loader(self, data: Sequences, batches: ShuffledBatches) -> DataLoader[Any]:
+        """Batches of some items, built by the objective."""
+        # Not accelerator.prepare: it would repeat rows at the end of an epoch so that all processes have as many.
+        return BatchLoader(
             data,
             batch_sampler=batches,
-            collate_fn=_Collate(data, self.model.objective),
-            num_workers=workers,
+            collate_fn=Collate(data, self.objective),
+            num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
 
@@ -154,91 +186,46 @@ class DanluTrainer(Trainer):
         return found, self._get_num_items_in_batch(found, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
-        count = torch.tensor(sum(map(self.model.objective.count, batch_samples)), device=device)
-        if self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum()
-        return count
+        """What the loss of a step is divided by; on the way, all processes agree whether to stop after it."""
+        count = sum(self.objective.count(batch) for batch in batch_samples if IDLE not in batch)
+        total, asked = sum_of_all((count, self.stop.asked), device)
+        self.stop.agreed = asked > 0
+        return torch.tensor(int(total), device=device)
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean loss per trained token of the whole accumulated batch."""
+        idle = inputs.pop(IDLE, None) is not None
         if num_items_in_batch is None:
-            num_items_in_batch = self.model.objective.count(inputs)
+            num_items_in_batch = self.objective.count(inputs)
+        before = self.tally
+        if idle:  # what it tells counts no more than its loss
+            self.learner.tally = Tally()
         loss = model(**inputs) / num_items_in_batch
-        if self.args.world_size > 1:
-            loss = loss * self.args.world_size
+        self.learner.tally = before
+        if self.args.world_size > 1:  # gradients are averaged over the processes, and so is the loss that is logged
+            loss = loss * (0 if idle else self.args.world_size)
+        penalty = call(self.method, "penalty", self.tuned) if model.training else None
+        if penalty is not None:  # once a step, however many batches it has
+            loss = loss + penalty / self.current_gradient_accumulation_steps
         return (loss, None) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """6 × parameters × tokens, the usual estimate."""
         return 6 * self._parameter_count * int(inputs["input_ids"].numel())
 
-    @property
-    def _parameter_count(self) -> int:
-        if not hasattr(self, "_parameters_counted"):
-            self._parameters_counted = sum(p.numel() for p in self.model.parameters())
-        return self._parameters_counted
-
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean loss per trained token on each evaluation set, and what ``measure`` adds."""
-        metrics: dict[str, float] = {}
-        whole, gathered = np.zeros(2), Tally()
-        for name, data in self.evaluations.items():
-            key = f"{metric_key_prefix}_{name}_loss" if name else f"{metric_key_prefix}_loss"
-            total, count, tally = self._evaluation_loss(data)
-            metrics[key] = total / count
-            prefix = key.removesuffix("loss")
-            metrics |= {prefix + what: mean for what, mean in Tally(tally).means().items()}
-            whole += total, count
-            gathered.merge(tally)
-        if self.evaluations:
-            metrics[f"{metric_key_prefix}_loss"] = float(whole[0] / whole[1])
-            metrics |= {f"{metric_key_prefix}_{what}": mean for what, mean in gathered.means().items()}
+        metrics = losses(self, self.evaluations, metric_key_prefix)
         if self.measure is not None:
             self.model.eval()
             measured = self.measure(self.tuned)
             metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
-        self._check_metric(metrics)
+        check_metric(self.args.metric_for_best_model, metrics)
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _check_metric(self, metrics: Mapping[str, float]) -> None:
-        wanted = self.args.metric_for_best_model
-        if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
-            names = [name.removeprefix("eval_") for name in metrics]
-            raise UsageError(
-                f"the evaluation has no metric {wanted!r}",
-                where="metric_for_best_model",
-                hint=did_you_mean(wanted, names) or f"It has {', '.join(names)}.",
-            )
-
-    @torch.no_grad()
-    def _evaluation_loss(self, data: Sequences) -> tuple[float, float, dict[str, list[float]]]:
-        """Summed loss, what it is divided by, and what the objective gathered."""
-        size = self.args.per_device_eval_batch_size
-        batches = [list(range(start, min(start + size, len(data)))) for start in range(0, len(data), size)]
-        loader = self.accelerator.prepare(self._loader(data, batches))
-        learner = (
-            self.model_wrapped if self.is_in_train else self.accelerator.prepare_model(self.model, evaluation_mode=True)
-        )
-        was_training, cache, tally = learner.training, self.model.cache, self.model.tally
-        learner.eval()
-        self.model.cache = None  # evaluation rows have numbers of their own
-        self.model.tally = Tally()
-        total = torch.zeros(2, dtype=torch.float64)
-        for batch in loader:
-            inputs = self._prepare_inputs(batch)
-            total += torch.tensor(
-                [float(learner(**inputs)), float(self.model.objective.count(inputs))], dtype=torch.float64
-            )
-        if self.args.world_size > 1:
-            total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
-        learner.train(was_training)
-        found = self.gathered(self.model.tally)
-        self.model.cache, self.model.tally = cache, tally
-        return float(total[0]), float(total[1]), found
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what the method trained, and the tokenizer."""
@@ -248,8 +235,8 @@ class DanluTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         with own_attention(self.tuned.model):
             self.method.save(self.tuned, folder)
-        if self.model.value_head is not None:
-            self.model.value_head.save(folder, old_style=self.model.settings.output.file_style == "et")
+        if self.learner.value_head is not None:
+            self.learner.value_head.save(folder, old_style=self.learner.settings.output.file_style == "et")
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
@@ -258,52 +245,70 @@ class DanluTrainer(Trainer):
         run = Path(self.args.output_dir)
         final = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         work, replaced = run / f".saving-{self.state.global_step}", run / f".saving-over-{self.state.global_step}"
-        stop_if_nonsense(float(self._tr_loss), self.state.global_step, run)
+        gathered = objects_of_all(float(self._tr_loss))
+        stop_if_nonsense(sum(gathered) / len(gathered), self.state.global_step, run)
         self.store_flos()
         if self.state.best_global_step:
             best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if best == final or best.exists() else None
-        with whole_or_absent(work, f"the checkpoint of step {self.state.global_step}"):
-            self._write_checkpoint(work)
-            if self.args.should_save:
+        states = gather_files(self._save_own) if self.args.world_size > 1 else {}
+        told = of_all(self.tally)
+        if self.is_deepspeed_enabled and not self.args.save_only_model:
+            self._save_engine(work)
+        with self._whole_weights(), whole_optimizer(self):
+            if not self.args.should_save:
+                return
+            with whole_or_absent(
+                work, begun=self.is_deepspeed_enabled, what=f"the checkpoint of step {self.state.global_step}"
+            ):
+                self._write_checkpoint(work, states, gathered, told)
                 if final.exists():
                     final.replace(replaced)
                 work.replace(final)
-        if self.args.should_save:
-            shutil.rmtree(replaced, ignore_errors=True)
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        shutil.rmtree(replaced, ignore_errors=True)
+        rotate_checkpoints(
+            output_dir=str(run),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+        name_checkpoints(run, final, self.state.best_model_checkpoint)
 
-    def _write_checkpoint(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        gathered = self.gathered(self.tally)
-        self.save_model(str(folder), _internal_call=True)
+    def _save_own(self, folder: str) -> None:
+        """What each process has of its own."""
+        self._save_rng_state(folder)
         if self.feed is not None:
-            self.feed.save(folder)
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
+            self.feed.save(Path(folder))
+
+    def _save_engine(self, folder: Path) -> None:
+        """DeepSpeed's processes each write their own part."""
         if self.args.should_save:
-            for callback in (*self.callback_handler.callbacks, self.control):
-                if hasattr(callback, "state") and callable(callback.state):
-                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-            progress = {
-                "gathered_loss": float(self._tr_loss),
-                "total_loss": self._total_loss_scalar,
-                "last_logged_step": self._globalstep_last_logged,
-                "start_step": self._initial_global_step,
-                "seconds": time.time() - self._began,
-                "tally": gathered,
-            }
-            write_json(folder / PROGRESS, progress)
-            if self.on_checkpoint:
-                self.on_checkpoint(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        objects_of_all("the folder is there")
+        self._save_optimizer_and_scheduler(str(folder))
+        objects_of_all("the parts are there")
+
+    def _write_checkpoint(self, folder: Path, states: Files, gathered: list[float], told: Tally) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with weights_to_use(self.optimizer):
+            self.save_model(str(folder), _internal_call=True)
+            if not self.args.save_only_model and not self.is_deepspeed_enabled:
+                self._save_optimizer_and_scheduler(str(folder))
+        if not self.args.save_only_model:
+            call(self.method, "save_state", self.tuned, folder)
+            self._save_scaler(str(folder))
+            if self.args.world_size > 1:
+                write_files(folder, states)
+            else:
+                self._save_own(str(folder))
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if hasattr(callback, "state") and callable(callback.state):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        write_json(folder / PROGRESS, {**progress_of(self, gathered), "tally": told.sums})
+        if self.on_checkpoint:
+            self.on_checkpoint(folder)
 
     def save_final(self) -> None:
         """Write the trained model into the run directory, each file whole or not at all.
@@ -313,11 +318,15 @@ class DanluTrainer(Trainer):
         """
         run = Path(self.args.output_dir)
         work = run / ".saving-final"
-        with whole_or_absent(work, "the trained model"):
-            self.save_model(str(work))
-            for file in sorted(work.iterdir()) if work.exists() else ():
-                file.replace(run / file.name)
-        shutil.rmtree(work, ignore_errors=True)
+        with self._whole_weights():
+            if not self.args.should_save:
+                return
+            with whole_or_absent(work, what="the trained model"):
+                with weights_to_use(self.optimizer):
+                    self.save_model(str(work))
+                for file in sorted(work.iterdir()) if work.exists() else ():
+                    file.replace(run / file.name)
+            shutil.rmtree(work, ignore_errors=True)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # At the last step of an epoch the loop comes here twice: after the step and after the epoch. A checkpoint
@@ -332,32 +341,50 @@ class DanluTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.resumed_from = Path(resume_from_checkpoint)
         self._load_trained(self.resumed_from)
+        call(self.method, "load_state", self.tuned, self.resumed_from)
         if self.feed is not None:
             self.feed.load(self.resumed_from)
 
     def _load_trained(self, folder: Path) -> None:
         self.method.load(self.tuned, folder)
-        if self.model.value_head is not None:
-            self.model.value_head.load(folder)
+        if self.learner.value_head is not None:
+            self.learner.value_head.load(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.resumed_from = Path(checkpoint)  # DeepSpeed reads the weights by itself
+            if self.sharded is not None:
+                divide_state(self.optimizer)
+
+    def _whole_weights(self, *, back: bool = False) -> AbstractContextManager[None]:
+        """While they are written, or (in all processes) read and taken back."""
+        everything = self.tuned.adapter is None and self.tuned.prefix is None
+        if self.is_deepspeed_enabled:
+            return whole_in_engine(self.learner, everything=everything)
+        if self.sharded is None:
+            return nullcontext()
+        return self.sharded.whole(everything=everything, here=back or self.args.should_save, back=back)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # The states of another number of processes fit nobody: what is random is then another, and that is said.
+        if checkpoint is None or has_random_state(Path(checkpoint)):
+            super()._load_rng_state(checkpoint)
+            return
+        note("this checkpoint is of another number of processes: dropout is drawn anew, all else goes on as it was")
+        set_seed(seed_of(self.args.seed, self.state.global_step))
 
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
-        # Speeds are over the whole run, so its time is as well.
+        # Speeds are over the whole run, so its time is as well; the loss is that of all processes.
+        self._tr_loss.fill_(mean_of_all(float(self._tr_loss), self.args.device))
         return super()._finalize_training(trial, num_train_samples, self._began)
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
-            self._load_trained(Path(self.state.best_model_checkpoint))
-
-
-class _Collate:
-    """Turns numbers of sequences into a batch; a class so that worker processes can receive it."""
-
-    def __init__(self, data: Sequences, objective: Any) -> None:
-        self.data, self.build = data, objective.build
-
-    def __call__(self, members: list[int]) -> Batch:
-        batch: Batch = self.build(self.data.store, members)
-        return batch | {name: torch.from_numpy(column[members]) for name, column in self.data.columns.items()}
+            if callable(getattr(self.optimizer, "eval", None)):
+                self.optimizer.eval()  # the checkpoint has the weights to use, so they must not be changed again
+            with self._whole_weights(back=True):
+                self._load_trained(Path(self.state.best_model_checkpoint))
 
 
 def _first_sentence(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from danlu.core.console import note, progress, warn
 from danlu.core.errors import DataError, UsageError
 from danlu.core.files import write_json
+from danlu.core.ranks import ranks
 from danlu.core.results import write_results
 from danlu.core.run import RunDirectory, is_run
 from danlu.data.prepare import names_of, prepare, tokenizer_digest
@@ -254,9 +255,15 @@ def generation_measure(config: TrainConfig, text: Text) -> Callable[[Any], Mappi
 
     def measured(tuned: Any) -> Mapping[str, float]:
         from danlu.models.prefix import PrefixModel
+        from danlu.tune.parallel.together import objects_of_all
 
         model = PrefixModel(tuned.model, tuned.prefix) if tuned.prefix is not None else tuned.model
-        predictions = ask(Opened(model, text, plain_model("")), asked, options)
+        place = ranks()
+        mine = asked[place.rank :: place.world]
+        answers = ask(Opened(model, text, plain_model("")), mine, options) if mine else []
+        predictions = [""] * len(asked)
+        for rank, given in enumerate(objects_of_all(answers)):
+            predictions[rank :: place.world] = given
         return measure(predictions, [question.label for question in asked], config.generate.metric_set).means()
 
     return measured

@@ -115,12 +115,16 @@ def tell(prepared: Prepared, what: str) -> None:
         "shortened": "rows with a text cut to max_source_length or max_target_length",
         "untrainable": "rows without anything to train",
         "refused": "rows that the chat template refuses",
+        "same": "pairs whose two answers are the same: they teach no preference",
     }
     for key, words in losses.items():
         count = report[key] - (report["left_out"] if key == "too_long" else 0)
         if count:
             places = report["examples"].get("too_long" if key == "left_out" else key, [])
             warn(f"{count} {words}, for instance {', '.join(places[:2])}")
+    if bool(report["wanted"]) != bool(report["unwanted"]):
+        missing = "unwanted" if report["wanted"] else "wanted"
+        warn(f"there is no {missing} answer among them: kto then only pushes all answers one way")
     if prepared.bad_rows:
         warn(
             f"{prepared.bad_rows} rows could not be read, for instance {prepared.bad_examples[0]} "

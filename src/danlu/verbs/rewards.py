@@ -12,10 +12,12 @@ from danlu.core.console import note, out, progress
 from danlu.core.errors import DataError, UsageError
 from danlu.core.files import replacing
 from danlu.core.results import write_results
+from danlu.core.run import is_run
 from danlu.data.branching import answer_of, prompt_of
 from danlu.data.prepare import names_of
 from danlu.data.schema import Conversation, Document, Message, Preference, Row
 from danlu.evaluate.statistics import wilson_interval
+from danlu.models.adapters import read_adapter
 from danlu.models.runs import TrainedModel
 from danlu.tune.config import TrainConfig
 from danlu.verbs.material import evaluation_rows
@@ -23,6 +25,8 @@ from danlu.verbs.opening import Opened, open_model, settings
 
 if TYPE_CHECKING:
     from danlu.models.value_head import ValueHead
+    from danlu.tune.online.rewards import Rewards
+    from danlu.tune.online.samples import Sample
     from danlu.tune.scoring import RewardModel
 
 FILE_NAME = "scores.jsonl"
@@ -169,8 +173,40 @@ def show(summary: Mapping[str, float]) -> None:
         )
 
 
-def named_reward_model(name: str, config: TrainConfig) -> RewardModel:
-    """The reward model of a run or adapter folder, for training against it; ``config`` gives the precision."""
-    own, source, _ = settings(name, None, (), {})
-    chosen = own.model_copy(update={"compute": config.compute})
-    return reward_model(open_model(chosen, source))
+class RunReward:
+    """A reward model as a reward for training (:class:`danlu.tune.online.samples.Reward`).
+
+    Args:
+        scorer: the opened reward model.
+    """
+
+    def __init__(self, scorer: RewardModel) -> None:
+        self.scorer = scorer
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """What the model says of each answer after its prompt."""
+        return self.scorer.score([_with(sample.prompt, Message("assistant", sample.answer)) for sample in samples])
+
+
+def training_rewards(config: TrainConfig) -> Rewards:
+    """Everything that says how good answers are in a training on the model's own answers.
+
+    Raises:
+        DanluError: when one of them cannot be opened.
+    """
+    from danlu.tune.online.rewards import open_rewards
+
+    rollout = config.rollout
+    further = [("model", RunReward(_named(rollout.reward_model, config)))] if rollout.reward_model else []
+    return open_rewards(rollout.reward_funcs, rollout.reward_weights, further=further)
+
+
+def _named(name: str, config: TrainConfig) -> RewardModel:
+    """The reward model of a run, or of an adapter folder that another tool wrote, in the precision of the training."""
+    folder = Path(name).expanduser()
+    if not is_run(folder) and (folder / "adapter_config.json").is_file():
+        base = read_adapter(folder).base or config.model.model_name_or_path
+        own, source, _ = settings(None, base, (name,), {})
+    else:
+        own, source, _ = settings(name, None, (), {})
+    return reward_model(open_model(own.model_copy(update={"compute": config.compute}), source))

@@ -46,9 +46,9 @@ def measure_stage(config: TrainConfig, source: TrainedModel, folder: Path, *, sp
         UsageError: when there are no rows.
         RunError: when the model before training is needed and not known.
     """
-    started = time.monotonic()
     reference = _reference_model(config, source)
     opened = open_model(config, source)
+    started = time.monotonic()
     prepared, members = rows_of(config, opened)
     tell(prepared, "evaluation")
     if config.data.eval_dataset:

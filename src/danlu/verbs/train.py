@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from danlu.core import run as runs
+from danlu.core.checkpoints import follow
 from danlu.core.config import build, read_yaml
 from danlu.core.console import note
-from danlu.core.errors import RunError
+from danlu.core.errors import DanluError, RunError
 from danlu.core.manifest import Manifest, installed_versions, model_record, now, without_secrets
+from danlu.core.ranks import ranks
 from danlu.core.run import RunDirectory
 from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
 from danlu.models.runs import adapter_chain
 from danlu.tune.checks import check, check_packages
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
+from danlu.tune.matrix import ONLINE
+from danlu.tune.parallel.resume import same_batch
+from danlu.tune.parallel.start import Start, needs_launcher, planned
 from danlu.verbs.material import (
     Text,
     data_records,
@@ -32,6 +38,10 @@ from danlu.verbs.material import (
     tell,
     training_rows,
 )
+
+if TYPE_CHECKING:
+    from danlu.tune.online.wiring import Rollouts
+    from danlu.tune.session import Session
 
 
 def train(
@@ -54,8 +64,15 @@ def train(
     check(options)
     folder = Path(options.output.output_dir) if options.output.output_dir else default_output(options)
     if options.task.do_train:
-        _train(options, folder, command)
-    if options.task.do_eval or options.task.do_predict:
+        if ranks().world > 1:
+            folder = _train_with_others(options, folder, command)
+        elif needs_launcher(options):
+            from danlu.verbs.launch import train_together
+
+            train_together(options, folder, command)
+        else:
+            _train_alone(options, folder, command)
+    if (options.task.do_eval or options.task.do_predict) and planned(options).machine == ranks().rank == 0:
         from danlu.verbs.evaluate import after_training
 
         after_training(options, folder)
@@ -83,8 +100,13 @@ class Material:
     evaluation: Mapping[str, Prepared]
 
 
-def gather(config: TrainConfig) -> Material:
-    """Find the model's folder, open its tokenizer and template, and tokenise the rows. No weights are read."""
+def gather(config: TrainConfig, *, say: bool = True) -> Material:
+    """Find the model's folder, open its tokenizer and template, and tokenise the rows. No weights are read.
+
+    Args:
+        config: the run's options.
+        say: what became of the rows; not when it has been said.
+    """
     from danlu.models.loading import load_tokenizer, model_folder
 
     if config.compute.preprocessing_num_workers:  # read by the tokenizer when it first works on a batch
@@ -103,9 +125,10 @@ def gather(config: TrainConfig) -> Material:
             tokenizer_digest=digest,
             stage=config.task.stage,
             folder=place,
-            again=config.data.overwrite_cache,
+            again=config.data.overwrite_cache and say,
         )
-        tell(prepared, what)
+        if say:
+            tell(prepared, what)
         return prepared
 
     rows = tokenised(training_rows(config), "training")
@@ -130,47 +153,140 @@ def _labels(names: Sequence[str]) -> list[str]:
     return [label if short.count(label) == 1 else name for label, name in zip(short, names)]
 
 
-def _train(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
-    started = time.monotonic()
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A training whose directory and rows are ready."""
+
+    config: TrainConfig
+    run: RunDirectory
+    material: Material
+    checkpoint: Path | None
+
+    def session(self) -> Session:
+        """What trains; it loads the model when it is run."""
+        return _session(self.config, self.run, self.material)
+
+
+def begin(config: TrainConfig, folder: Path, command: Sequence[str]) -> Begun:
+    """Make or find the run directory, tokenise the rows, and write down what will be done. One process does this.
+
+    Raises:
+        DanluError: when the directory holds another run, or rows or packages are missing.
+    """
     check_packages(config)
     resume = config.output.resume_from_checkpoint
-    named = isinstance(resume, str)
-    if named and not is_whole(Path(str(resume))):
+    named = follow(Path(resume).expanduser()) if isinstance(resume, str) else None
+    if named and not is_whole(named):
         raise RunError(
             "this is no checkpoint that training can go on from",
-            where=str(resume),
+            where=str(named),
             hint="A checkpoint holds trainer_state.json and optimizer.pt.",
         )
-    run = runs.prepare(
-        folder,
-        config,
-        overwrite=config.output.overwrite_output_dir,
-        free=FREE_ON_RESUME,
-        insist=named,
-    )
+    overwrite = config.output.overwrite_output_dir
+    free: Collection[str] = FREE_ON_RESUME
+    if not overwrite and named is None:
+        config, free = same_batch(config, RunDirectory(folder), free)
+    run = runs.prepare(folder, config, overwrite=overwrite, free=free, insist=named is not None)
     material = gather(config)
-    manifest = _manifest(config, material, command)
-    run.write_manifest(manifest)
-    from danlu.tune.session import Session, split_members
+    run.write_manifest(_manifest(config, material, command))
+    from danlu.tune.session import split_members
 
     store = material.rows.store
     members, _ = split_members(store, config.data.val_size, config.compute.seed)
     run.write_row_keys(int(key) for key in store.keys[np.unique(store.rows[members])])
-    checkpoint = Path(str(resume)) if named else latest_checkpoint(run)
+    checkpoint = named or latest_checkpoint(run)
     if checkpoint:
         note(f"resuming from {checkpoint}")
+    return Begun(config, run, material, checkpoint)
+
+
+def _session(config: TrainConfig, run: RunDirectory, material: Material) -> Session:
+    from danlu.tune.session import Session
+
     session = Session(config, run, material.folder, material.text.tokenizer, material.rows.store)
     session.evaluation = {name: prepared.store for name, prepared in material.evaluation.items()}
+    session.data = [f"{s.name}: {s.rows} rows" for s in material.rows.sources]
     if config.task.predict_with_generate and config.log.eval_strategy != "no":
         from danlu.verbs.evaluate import generation_measure
 
         session.measure = generation_measure(config, material.text)
-    session.run(checkpoint, data=[f"{s.name}: {s.rows} rows" for s in material.rows.sources], started=started)
+    if config.task.stage in ONLINE:
+        session.open_rollouts = partial(_rollouts, config, material)
+    return session
+
+
+def _train_alone(config: TrainConfig, folder: Path, command: Sequence[str]) -> None:
+    started = time.monotonic()
+    begun = begin(config, folder, command)
+    begun.session().run(begun.checkpoint, started=started)
+
+
+def train_as_rank(start: Start) -> None:
+    """The part of one process; rows and directory are ready."""
+    from danlu.tune.parallel.together import process_group
+
+    started, config = time.monotonic(), start.config
+    with process_group(config):
+        session = _session(config, RunDirectory(Path(str(config.output.output_dir))), gather(config, say=False))
+        session.decided = start.checkpointing
+        session.run(Path(start.checkpoint) if start.checkpoint else None, started=started)
+
+
+def _train_with_others(config: TrainConfig, folder: Path, command: Sequence[str]) -> Path:
+    """Train as one of the processes that torchrun has started; returns the run directory."""
+    from danlu.tune.parallel.meeting import meeting_of_ranks
+
+    meeting, place = meeting_of_ranks(), ranks()
+    try:
+        if place.rank == 0:
+            start = start_of(begin(*with_place(config, folder), command))
+            meeting.say("start", start.text())
+        if place.local_rank == 0:
+            gather(config, say=False)
+            meeting.say(f"rows/{place.machine}")
+        text, *_ = meeting.wait(["start", *(f"rows/{machine}" for machine in range(place.machines))], what="the rows")
+        start = Start.read(text)
+        train_as_rank(start)
+    except DanluError as error:
+        if place.rank == 0:
+            meeting.say("failed", str(error))
+        error.told = not meeting.is_first(f"error/{error}")
+        raise
+    return Path(str(start.config.output.output_dir))
+
+
+def start_of(begun: Begun) -> Start:
+    """Say the plan, and decide for all processes what they must agree on."""
+    plan = begun.session().plan_all()
+    return Start.of(begun.config, begun.checkpoint, plan.checkpointing)
+
+
+def with_place(config: TrainConfig, folder: Path) -> tuple[TrainConfig, Path]:
+    """The options with the run directory and the number of processes that really take part, for run.yaml."""
+    place = planned(config)
+    parallel = config.parallel.model_copy(update={"nproc": place.local_world, "nnodes": place.machines})
+    output = config.output.model_copy(update={"output_dir": str(folder)})
+    return config.model_copy(update={"parallel": parallel, "output": output}), folder
+
+
+def _rollouts(config: TrainConfig, material: Material) -> Rollouts:
+    """The rows behind the prompts, and what scores the answers to them."""
+    from danlu.tune.online.wiring import Rollouts
+    from danlu.verbs.rewards import training_rewards
+
+    stage, names = config.task.stage, config.data.eval_dataset
+    rows = {str(material.rows.store.folder): training_rows(config).load(stage).rows}
+    for label, prepared in material.evaluation.items():
+        chosen = names if label == "" else (dict(zip(_labels(names), names))[label],)
+        rows[str(prepared.store.folder)] = evaluation_rows(config, chosen).load(stage).rows
+    text = material.text
+    return Rollouts(rows, training_rewards(config), text.tokenizer, text.template.stop_ids)
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint has everything that training needs to go on."""
-    return (checkpoint / "trainer_state.json").is_file() and (checkpoint / "optimizer.pt").is_file()
+    states = ("optimizer.pt", "latest")  # of torch, or of DeepSpeed, where each process has its own files
+    return (checkpoint / "trainer_state.json").is_file() and any((checkpoint / name).is_file() for name in states)
 
 
 def latest_checkpoint(run: RunDirectory) -> Path | None:
@@ -203,6 +319,6 @@ def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -
         eval_data=data_records(evaluation),
         row_keys=runs.ROW_KEYS,
         config_sha256=runs.config_sha256(config),
-        parents=tuple(config.model.adapter_name_or_path),
+        parents=tuple(str(follow(Path(name))) for name in config.model.adapter_name_or_path),
         merged=adapters if config.model.create_new_adapter else adapters[:-1],
     )

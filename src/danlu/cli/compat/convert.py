@@ -31,6 +31,16 @@ def fsdp_size(value: Any, place: str) -> dict[str, Any]:
     return {"min_num_params": coerce(value, "integer", place)}
 
 
+def galore(value: Any, place: str) -> str | None:
+    """``use_galore: true`` → ``optim: galore_adamw``; false asks for nothing."""
+    return "galore_adamw" if _bool(value, place) else None
+
+
+def muon(value: Any, place: str) -> str | None:
+    """``use_muon: true`` → ``optim: muon``; false asks for nothing."""
+    return "muon" if _bool(value, place) else None
+
+
 def reentrant(value: Any, place: str) -> dict[str, Any]:
     """A truth value as an entry of ``gradient_checkpointing_kwargs``."""
     return {"use_reentrant": _bool(value, place)}
@@ -43,7 +53,7 @@ def count_tokens(value: Any, place: str) -> str:
 
 CONVERTERS: dict[str, Callable[[Any, str], Any]] = {
     function.__name__: function
-    for function in (negation, trainable_modules, fsdp_layer, fsdp_size, reentrant, count_tokens)
+    for function in (negation, trainable_modules, fsdp_layer, fsdp_size, galore, muon, reentrant, count_tokens)
 }
 
 

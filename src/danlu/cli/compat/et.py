@@ -51,6 +51,9 @@ def check_as_asked(asked: Mapping[str, Any]) -> None:
 def complete(translation: Translation) -> None:
     """Fill in what followed from other flags: lengths, the rows to measure on, where a checkpoint belongs."""
     values = translation.values
+    if values.get("finetuning_type") == "p_tuning":  # its P-Tuning is what the papers call v2
+        translation.replace("finetuning_type", "p_tuning_v2", translation.places["finetuning_type"])
+        translation.notes.append("finetuning_type p_tuning → p_tuning_v2")
     _lengths(translation)
     _checkpoint(translation)
     training = _on(values.get("do_train"))

@@ -10,7 +10,7 @@ from danlu.cli.compat.convert import CONVERTERS, coerce
 from danlu.cli.compat.tables import Answer, Rename, ValueRule
 from danlu.cli.compat.vocabulary import Vocabulary
 from danlu.cli.compat.words import COMMAND_LINE, Given
-from danlu.core.errors import ConfigError
+from danlu.core.errors import ConfigError, did_you_mean
 
 
 @dataclass(slots=True)
@@ -76,10 +76,11 @@ def _one(item: Given, vocabulary: Vocabulary, result: Translation) -> None:
         if bare in vocabulary.homes:
             home = ".".join(vocabulary.homes[bare])
             raise ConfigError(f"{bare} has a field of its own", where=item.place, hint=f"Write {home}.")
+        passed = [name for old in vocabulary.tables for name in old.passed]
         raise ConfigError(
             f"transformers' TrainingArguments have no {bare!r}",
             where=item.place,
-            hint=vocabulary.nearest(bare),
+            hint=did_you_mean(bare, passed) or vocabulary.nearest(bare),
         )
     else:
         raise ConfigError(f"this configuration has no key {key!r}", where=item.place, hint=vocabulary.nearest(key))
@@ -91,9 +92,16 @@ def _renamed(item: Given, rename: Rename, vocabulary: Vocabulary, result: Transl
         return
     if rename.convert:
         value = CONVERTERS[rename.convert](value, item.place)
+        if value is None:
+            result._idle.append(item.key)
+            return
     tail = f"; {rename.note}" if rename.note else ""
     result.notes.append(f"{item.key} → {rename.to}{_shown(item.value, value)}{tail}")
     place = item.place if item.key in item.place else f"{item.place}:{item.key}"
+    joined = result.values.get(rename.to)
+    if isinstance(value, Mapping) and isinstance(joined, Mapping):  # single settings of one mapping
+        result.replace(rename.to, {**joined, **value}, place)
+        return
     renamed = Given(rename.to, value, place)
     if rename.to.startswith("trainer."):
         _passed(renamed, vocabulary, result)

@@ -37,7 +37,7 @@ def read_row(value: dict[str, Any], shape: Shape, origin: Origin) -> Row | BadRo
     try:
         return layout.read(value, shape, origin)
     except RowError as error:
-        return BadRow(origin, error.field, error.message)
+        return BadRow(origin, error.field, error.message, error.prompt)
 
 
 def write_row(row: Row, name: str) -> dict[str, Any]:

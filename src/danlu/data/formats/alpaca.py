@@ -52,6 +52,8 @@ def read(value: dict[str, Any], shape: Shape, origin: Origin) -> Row:
         return _two_answers(answer, where, Conversation(tuple(prompt), tools), origin)
     if paired:
         return pair(value, shape, Conversation(tuple(prompt), tools), origin, columns.prompt or "instruction")
+    if answer is None:
+        raise RowError(where, "the answer is missing", Conversation(tuple(prompt), tools))
     messages = (*prompt, Message("assistant", text_at(answer, where, what="answer")))
     return finish(value, shape, Conversation(messages, tools), origin, where)
 

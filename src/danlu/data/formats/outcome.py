@@ -39,6 +39,7 @@ def finish(
     answered(conversation, field)
     tag = shape.columns.kto_tag
     if tag is not None and value.get(tag) is not None:
+        prompt_of(conversation.messages[:-1], conversation.tools, field)  # an answer to nothing is neither
         return UnpairedPreference(conversation, read_label(value[tag], tag), origin)
     return Example(conversation, origin)
 
@@ -77,8 +78,10 @@ def read_margin(value: dict[str, Any]) -> float | None:
     margin = value.get("margin")
     if margin is None:
         return None
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not math.isfinite(margin):
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)):
         raise RowError("margin", f"a number is expected, this is {kind_of(margin)}")
+    if not math.isfinite(margin):
+        raise RowError("margin", f"a finite number is expected, this is {margin}")
     return float(margin)
 
 

@@ -251,7 +251,9 @@ def answered(conversation: Conversation, field: str) -> Conversation:
     if not messages:
         raise RowError(field, "there is no message")
     if messages[-1].role != "assistant":
-        raise RowError(f"{field}[{len(messages) - 1}]", f"the last turn ({messages[-1].role}) has no answer")
+        last = messages[-1].role
+        asks = conversation if last in ("user", "tool") else None
+        raise RowError(f"{field}[{len(messages) - 1}]", f"the last turn ({last}) has no answer", asks)
     return conversation
 
 

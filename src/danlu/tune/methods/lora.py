@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from danlu.core.errors import ConfigError, did_you_mean
-from danlu.models import adapters
-from danlu.models.adapters import attach, merge
-from danlu.models.runs import adapter_chain
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
+from danlu.tune.methods import low_rank_start as start
 from danlu.tune.methods.low_rank import speed_up
-from danlu.tune.methods.old_names import known_names
+from danlu.tune.methods.peft_adapters import load as load_adapter
+from danlu.tune.methods.peft_adapters import put_on, targets
+from danlu.tune.methods.peft_adapters import save as save_adapter
 from danlu.tune.options.methods import LoraOptions
 
 
@@ -22,34 +20,32 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     """Put adapters beside the chosen linear layers, or continue the last of the given adapters.
 
     Raises:
-        ConfigError: when a target module does not exist.
+        ConfigError: when a target module does not exist, or the start does not go with the other options.
     """
-    from peft import LoraConfig, get_peft_model
+    tuned, new = put_on(model, config, lambda base: _settings(base, config))
+    if new and initial(config.lora) in start.CHANGES_BASE:
+        tuned.start = start.remember(tuned.adapter)
+    speed_up(tuned.adapter)
+    return tuned
 
-    model.requires_grad_(False)
-    given = list(adapter_chain(config.model.adapter_name_or_path))
-    continued = None if config.model.create_new_adapter or not given else given.pop()
-    model = merge(model, given) if given else model
-    if continued:
-        adapter = attach(model, continued, trainable=True)
-        speed_up(adapter)
-        return Tuned(adapter.get_base_model(), adapter)
+
+def _settings(model: Any, config: TrainConfig) -> Any:
+    from peft import LoraConfig
+
     options = config.lora
     _check_whole_modules(model, options.additional_target)
-    settings = LoraConfig(
+    _check_start(config)
+    return LoraConfig(
         task_type="CAUSAL_LM",
         r=options.lora_rank,
-        lora_alpha=_whole(options.lora_alpha if options.lora_alpha is not None else 2 * options.lora_rank),
+        lora_alpha=whole(alpha(options, options.lora_rank)),
         lora_dropout=options.lora_dropout,
-        target_modules=targets(model, options),
+        target_modules=targets(model, options.lora_target, "lora_target"),
         modules_to_save=list(options.additional_target) or None,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
         init_lora_weights=_init(options),
     )
-    adapter = get_peft_model(model, settings)
-    speed_up(adapter)
-    return Tuned(adapter.get_base_model(), adapter)
 
 
 def _check_whole_modules(model: Any, wanted: tuple[str, ...]) -> None:
@@ -63,51 +59,64 @@ def _check_whole_modules(model: Any, wanted: tuple[str, ...]) -> None:
             )
 
 
-def _whole(value: float) -> float:
+def _check_start(config: TrainConfig) -> None:
+    chosen = initial(config.lora)
+    if chosen == "orthogonal" and config.lora.lora_rank % 2:
+        raise ConfigError(
+            f"the orthogonal start needs an even rank, lora_rank is {config.lora.lora_rank}",
+            where="init_lora_weights",
+            hint="Choose an even lora_rank.",
+        )
+    if chosen in start.CHANGES_BASE and config.quant.quantization_bit:
+        raise ConfigError(
+            f"the start {chosen} changes the frozen weights, and quantised ones cannot be changed",
+            where="init_lora_weights, quantization_bit",
+            hint="Use the default start, or leave quantization_bit out.",
+        )
+
+
+def alpha(options: LoraOptions, rank: int) -> float:
+    """The scale that was given, or twice the rank."""
+    return options.lora_alpha if options.lora_alpha is not None else 2 * rank
+
+
+def whole(value: float) -> float:
+    """An integer where the number is one, as adapter_config.json usually has it."""
     return int(value) if float(value).is_integer() else value
 
 
-def _init(options: LoraOptions) -> bool | str:
-    if not options.pissa_init:
-        return True
-    return "pissa" if options.pissa_iter < 0 else f"pissa_niter_{options.pissa_iter}"
-
-
-def targets(model: Any, options: LoraOptions) -> list[str]:
-    """Names of the linear layers to adapt.
+def initial(options: LoraOptions) -> str:
+    """How A and B begin; ``pissa_init`` is LLaMA-Factory's switch for one of the starts.
 
     Raises:
-        ConfigError: when a name fits no linear layer of the model.
+        ConfigError: when the two options contradict each other.
     """
-    head = model.get_output_embeddings()
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
-    chosen: list[str] = []
-    for name in (part for given in options.lora_target for part in known_names(given, linear)):
-        if name == "all":
-            chosen += sorted(linear)
-        elif name in linear:
-            chosen.append(name)
-        else:
-            raise ConfigError(
-                f"the model has no linear layer named {name!r}",
-                where="lora_target",
-                hint=did_you_mean(name, linear) or f"It has {', '.join(sorted(linear))}; all means every one.",
-            )
-    return list(dict.fromkeys(chosen))
+    if options.pissa_init and options.init_lora_weights not in ("default", "pissa"):
+        raise ConfigError(
+            f"pissa_init and init_lora_weights={options.init_lora_weights} contradict each other",
+            hint="Keep one of them.",
+        )
+    return "pissa" if options.pissa_init else options.init_lora_weights
+
+
+def _init(options: LoraOptions) -> bool | str:
+    chosen = initial(options)
+    if chosen == "pissa" and options.pissa_iter >= 0:
+        return f"pissa_niter_{options.pissa_iter}"
+    return True if chosen == "default" else chosen
 
 
 def save(tuned: Tuned, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors."""
-    adapters.save(tuned.adapter, folder)
+    """Write adapter_config.json and adapter_model.safetensors; always an adapter for the unchanged base."""
+    if tuned.start is None:
+        save_adapter(tuned, folder)
+    else:
+        start.save_for_unchanged_base(tuned.adapter, tuned.start, folder)
 
 
 def load(tuned: Tuned, folder: Path) -> None:
     """Read the adapter's weights back."""
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    set_peft_model_state_dict(tuned.adapter, load_file(folder / "adapter_model.safetensors"))
+    if tuned.start is None:
+        load_adapter(tuned, folder)
+    else:
+        start.load_for_unchanged_base(tuned.adapter, tuned.start, folder)

@@ -23,12 +23,15 @@ OBJECTIVES = Registry(
         "kto": "danlu.tune.objectives.kto",
         "orpo": "danlu.tune.objectives.orpo",
         "simpo": "danlu.tune.objectives.simpo",
+        "ppo": "danlu.tune.objectives.ppo",
+        "grpo": "danlu.tune.objectives.grpo",
     },
 )
 
-KNOWN_NEEDS = frozenset({"value_head", "reference"})
+KNOWN_NEEDS = frozenset({"value_head", "reference", "rollout"})
 """``value_head``: a layer that turns hidden states into numbers. ``reference``: a column of the batch, (n, answers),
-with the log-probability of each answer under the model as it was before training."""
+with the log-probability of each answer under the model as it was before training. ``rollout``: batches of answers that
+the model gives while it trains, made by :mod:`danlu.tune.online.experience`; such an objective has no ``build``."""
 
 
 def needs(objective: Any) -> frozenset[str]:

@@ -31,13 +31,11 @@ def loss(learner: Learner, batch: Batch) -> Tensor:
     ratios = found.log_p - batch["reference"]
     z = ratios[:, 1].mean().clamp(min=0).detach()
     wanted = batch["values"] > 0.5
-    rewards = beta * (ratios[:, 0] - z)
+    above = ratios[:, 0] - z
     sign = torch.where(wanted, 1.0, -1.0)
     weight = torch.where(wanted, options.kto_chosen_weight, options.kto_rejected_weight)
+    rewards = beta * ratios[:, 0]
     learner.tally.add(
-        accuracy=(rewards > 0) == wanted,
-        reward_chosen=rewards[wanted],
-        reward_rejected=rewards[~wanted],
-        kl=ratios[:, 1].mean().clamp(min=0).view(1),
+        accuracy=(above > 0) == wanted, reward_chosen=rewards[wanted], reward_rejected=rewards[~wanted], kl=z.view(1)
     )
-    return (weight * (1 - torch.sigmoid(sign * rewards))).sum()
+    return (weight * (1 - torch.sigmoid(sign * beta * above))).sum()

@@ -49,11 +49,17 @@ def text_or_bool(value: Any) -> Any:
     return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
 
 
+def digits(value: Any) -> Any:
+    """``"4"`` is 4 where only some numbers are allowed."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
 _POWER = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")
 
 Numbers = Annotated[tuple[float, ...], BeforeValidator(split_words)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Bits = Annotated[Literal[4, 8], BeforeValidator(digits)]
 Schedule = Annotated[Literal["no", "steps", "epoch"], BeforeValidator(schedule)]
 Mapping = Annotated[dict[str, Any], BeforeValidator(mapping)]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from danlu.core.config import Options, Words
 from danlu.core.errors import did_you_mean
-from danlu.tune.options.fields import Count, Mapping, Schedule, Share, option, path_or_mapping, text_or_bool, trackers
+from danlu.tune.options.fields import Count, Mapping, Schedule, Share, option, text_or_bool, trackers
 
 SCHEDULERS = (
     "linear",
@@ -41,7 +41,7 @@ class OptimOptions(Options):
     lr_scheduler_kwargs: Mapping = option({}, "arguments of the scheduler")
     warmup_ratio: Share = option(0.0, "share of the steps with rising learning rate")
     warmup_steps: float = option(0, "steps with rising learning rate, overrides warmup_ratio; below 1 a share", ge=0)
-    optim: str = option("adamw_torch_fused", "optimizer name of transformers")
+    optim: str = option("adamw_torch_fused", "optimizer: a name of transformers, or muon")
     weight_decay: float = option(0.0, "weight decay", ge=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0 leaves them", ge=0)
 
@@ -67,10 +67,6 @@ class ComputeOptions(Options):
     dataloader_num_workers: int = option(0, "processes that build batches", ge=0)
     preprocessing_num_workers: Count | None = option(None, "threads that tokenise; all cores by default")
     neftune_noise_alpha: float | None = option(None, "noise on the embeddings (NEFTune)")
-    deepspeed: Annotated[str | dict[str, Any] | None, BeforeValidator(path_or_mapping)] = option(
-        None, "DeepSpeed configuration: a file or a mapping"
-    )
-    ddp_timeout: Count = option(1800, "seconds before a silent process group is given up")
 
     @model_validator(mode="after")
     def _one_precision(self) -> ComputeOptions:
@@ -93,6 +89,7 @@ class OutputOptions(Options):
     save_steps: float = option(500, "every so many steps; below 1 a share of all steps", gt=0)
     save_total_limit: Count | None = option(None, "how many checkpoints are kept")
     save_only_model: bool = option(False, "checkpoints without optimizer state (they cannot be resumed)")
+    max_minutes: float | None = option(None, "stop and save after so many minutes; the same command goes on", gt=0)
     plot_loss: bool = option(False, "draw training_loss.png")
     file_style: FileStyle = option(
         "danlu", "whose file formats to write: danlu, et (ChatGLM-Efficient-Tuning), llamafactory"

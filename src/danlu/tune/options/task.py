@@ -7,7 +7,7 @@ from typing import Literal
 from danlu.core.config import Options, Words
 from danlu.tune.options.fields import option
 
-Stage = Literal["pt", "sft", "rm", "dpo", "ipo", "kto", "orpo", "simpo"]
+Stage = Literal["pt", "sft", "rm", "dpo", "ipo", "kto", "orpo", "simpo", "ppo", "grpo"]
 
 
 class TaskOptions(Options):

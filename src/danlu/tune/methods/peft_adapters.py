@@ -1,0 +1,86 @@
+"""What all methods share whose adapters are PEFT's: put on, continue, find layers, save, load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from danlu.core.errors import ConfigError, did_you_mean
+from danlu.models import adapters
+from danlu.models.adapters import attach
+from danlu.models.quiet import quiet
+from danlu.tune.config import TrainConfig
+from danlu.tune.methods import Tuned
+from danlu.tune.methods.given import merge_given
+from danlu.tune.methods.old_names import known_names
+
+
+def put_on(model: Any, config: TrainConfig, settings: Callable[[Any], Any]) -> tuple[Tuned, bool]:
+    """Put a new adapter on a model, or continue the last of the given ones.
+
+    Args:
+        model: the base; it is frozen, and earlier adapters are merged into it.
+        config: the run's options.
+        settings: makes PEFT's configuration for the model.
+
+    Returns:
+        The tuned model, and whether the adapter is a new one.
+    """
+    from peft import get_peft_model
+
+    model, continued = merge_given(model, config)
+    if continued:
+        adapter = attach(model, continued, trainable=True)
+        return Tuned(adapter.get_base_model(), adapter), False
+    chosen = settings(model)
+    with quiet():
+        adapter = get_peft_model(model, chosen)
+    return Tuned(adapter.get_base_model(), adapter), True
+
+
+def linear_names(model: Any) -> dict[str, list[nn.Linear]]:
+    """The linear layers by the last part of their name, without the output layer."""
+    head = model.get_output_embeddings()
+    found: dict[str, list[nn.Linear]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            found.setdefault(name.rsplit(".", 1)[-1], []).append(module)
+    return found
+
+
+def targets(model: Any, wanted: Sequence[str], where: str) -> list[str]:
+    """Names of the linear layers to adapt; ``all`` means every one but the output layer.
+
+    Raises:
+        ConfigError: when a name fits no linear layer of the model.
+    """
+    linear = linear_names(model)
+    chosen: list[str] = []
+    for name in (part for given in wanted for part in known_names(given, linear)):
+        if name == "all":
+            chosen += sorted(linear)
+        elif name in linear:
+            chosen.append(name)
+        else:
+            raise ConfigError(
+                f"the model has no linear layer named {name!r}",
+                where=where,
+                hint=did_you_mean(name, linear) or f"It has {', '.join(sorted(linear))}; all means every one.",
+            )
+    return list(dict.fromkeys(chosen))
+
+
+def save(tuned: Tuned, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors."""
+    adapters.save(tuned.adapter, folder)
+
+
+def load(tuned: Tuned, folder: Path) -> None:
+    """Read the adapter's weights back."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(tuned.adapter, load_file(folder / "adapter_model.safetensors"))
