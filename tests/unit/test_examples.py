@@ -184,7 +184,7 @@ def test_both_readmes_name_the_time(name: str, root: Path) -> None:
 def test_an_example_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)  # the YAML files name their rows from the repository
     module = load(root / "examples/run.py")
-    found = module.run("reward_model", tmp_path, max_samples=8, max_steps=1, per_device_train_batch_size=4)
+    found = module.run("reward_model", tmp_path, max_samples=4, max_steps=1, per_device_train_batch_size=2)
     assert found.keys() == result(root, "reward_model").keys()
-    assert found["n"] == 8
+    assert found["n"] == 4
     assert 0 <= found["scores"]["accuracy"]["after"]["value"] <= 1
