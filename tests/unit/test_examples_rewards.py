@@ -62,7 +62,8 @@ def test_the_result_is_whole_and_clear(name: str, root: Path) -> None:
     assert found["n"] == len(rows(root, "facts_heldout"))
     assert found["data"] == {f"{file}.jsonl": sha256(root / "examples/data" / f"{file}.jsonl") for file in FILES}
     reward = found["scores"]["reward"]
-    assert reward["difference"]["p_value"] < 0.001
+    assert reward["difference"]["p_value"] < 0.05
+    assert found["scores"]["length"]["difference"]["p_value"] < 0.001
     assert reward["difference"]["interval"]["low"] > 0
     assert max(rollout["kl"] for rollout in found["rollouts"]) < 20  # it has not run away
     curve = [rollout["reward"] for rollout in found["rollouts"]]
