@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from methods_tried import METHODS
 from tuning import assert_same_run, history, losses, tune, weights
 
 import danlu
@@ -15,8 +16,6 @@ from danlu.core.errors import DanluError
 from danlu.models.value_head import read_head
 
 pytestmark = pytest.mark.model
-
-BY_PAIR = ("rm", "dpo", "ipo", "orpo", "simpo")
 
 
 @pytest.fixture
@@ -39,12 +38,17 @@ def evaluated(run: Path) -> dict[str, float]:
     return {name: value for name, value in last.items() if name.startswith("eval_")}
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "p_tuning_v2"])
-@pytest.mark.parametrize("stage", [*BY_PAIR, "kto"])
+MEASURED = [("dpo", method) for method in METHODS if method not in ("projection", "orthogonal", "pfeiffer")] + [
+    *(("rm", method) for method in ("lora", "p_tuning_v2")),
+    *(("ipo", "full"), ("kto", "lora"), ("kto", "prompt_tuning"), ("orpo", "p_tuning_v2"), ("simpo", "full")),
+]
+
+
+@pytest.mark.parametrize(("stage", "method"), MEASURED)
 def test_a_run_is_measured_again_as_in_training(
     stage: str, method: str, tiny_models: dict[str, Path], pairs: Path, tmp_path: Path
 ) -> None:
-    options = {"stage": stage, "finetuning_type": method, "val_size": 4, "eval_strategy": "epoch"}
+    options = {**METHODS[method], "stage": stage, "val_size": 4, "eval_strategy": "epoch"}
     run = tune(tiny_models["qwen3"], pairs, tmp_path / "run", per_device_eval_batch_size=4, **options)
     told = evaluated(run)
     assert told["eval_accuracy"] >= 0.5
@@ -172,13 +176,12 @@ def test_scores_do_not_depend_on_the_company(tiny_models: dict[str, Path], pairs
     assert alone["chosen_score"] == pytest.approx(together[3]["chosen_score"], abs=1e-4)
 
 
-@pytest.mark.parametrize("stage", ["rm", "dpo", "kto"])
 def test_a_killed_run_goes_on(
-    stage: str, tiny_models: dict[str, Path], pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_models: dict[str, Path], pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from test_resume import HARD, killed_at
 
-    options = {**HARD, "stage": stage, "lora_dropout": 0.1}
+    options = {**HARD, "stage": "dpo", "lora_dropout": 0.1}
     whole = tune(tiny_models["llama"], pairs, tmp_path / "whole", **options)
     for step in (4, 7):
         with killed_at(monkeypatch, step):

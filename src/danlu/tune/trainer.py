@@ -220,7 +220,8 @@ class DanluTrainer(Trainer):
         metrics = losses(self, self.evaluations, metric_key_prefix)
         if self.measure is not None:
             self.model.eval()
-            measured = self.measure(self.tuned)
+            with self.accelerator.autocast():  # trained weights and frozen ones may differ in precision
+                measured = self.measure(self.tuned)
             metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
         check_metric(self.args.metric_for_best_model, metrics)
         self.log(dict(metrics))

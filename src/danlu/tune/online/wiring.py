@@ -83,7 +83,7 @@ def make_experience(
         rewards=rollouts.rewards,
         ask=asking(trainer, config, rollouts),
         folder=folder,
-        precision=trainer.compute_loss_context_manager,
+        precision=trainer.accelerator.autocast,
         process=args.process_index,
         total=_over_all if args.world_size > 1 else _itself,
     )
@@ -107,7 +107,7 @@ def asking(trainer: DanluTrainer, config: TrainConfig, rollouts: Rollouts) -> As
     def ask(prompts: Sequence[Sequence[int]], count: int, keys: Sequence[str]) -> list[list[Answer]]:
         learner: Learner = trainer.model
         model = learner.model if learner.prefix is None else PrefixModel(learner.model, learner.prefix)
-        with trainer.compute_loss_context_manager():
+        with trainer.accelerator.autocast():
             return sampler.ask(model, prompts, count, keys)
 
     return ask
