@@ -120,7 +120,7 @@ def export(
             reload_difference=reloaded,
             rounding=rounding,
         )
-        _describe(report, model, folder, tokenizer)
+        describe(report, model, folder, tokenizer)
     return report
 
 
@@ -219,7 +219,7 @@ def difference(found: Any, expected: Any) -> float:
     return float((found - expected).abs().max() / expected.std())
 
 
-def _describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer: Any) -> None:
+def describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer: Any) -> None:
     """Write the lineage and the model card."""
     import transformers
 

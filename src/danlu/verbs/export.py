@@ -47,6 +47,11 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
 
         note("A reward model is written as a sequence classifier with one label.")
         report = export_classifier(source, target, **form)
+    elif options.export_format == "gguf":
+        from danlu.models.gguf_export.write import export_gguf
+
+        template = _template(source, options.template) if options.template else None
+        report = export_gguf(source, target, kind=options.gguf_type, device=options.device, chat_template=template)
     else:
         template = _template(source, options.template) if options.template else None
         report = write(source, target, chat_template=template, **form)
