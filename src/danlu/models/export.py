@@ -5,22 +5,19 @@ Nothing is announced before the written folder has been loaded again and answers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
-from danlu.core.files import sha256, write_json
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
-from danlu.models.card import model_card
+from danlu.models.export_report import MARKER, ExportReport, describe, report_of
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, stop_ids
 from danlu.models.runs import TrainedModel
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
-MARKER = "danlu_export.json"
 ADAPTER_FOLDER = "adapter"
 MERGE_TOLERANCE = 1e-3
 """Largest difference of float32 logits, merged against unmerged, in units of their standard deviation.
@@ -36,33 +33,6 @@ RELOAD_TOLERANCE = 1e-5
 PROBE_ROWS, PROBE_LENGTH = 2, 24
 
 
-@dataclass(frozen=True, slots=True)
-class ExportReport:
-    """What an export wrote, and how it was checked.
-
-    Attributes:
-        path: the folder.
-        files: names of its files with their sizes in bytes.
-        parameters: number of weights.
-        dtype: precision that was written.
-        merged: adapters that are now part of the weights.
-        kept: the prefix, prompt or bottleneck adapter that stays an adapter, in the folder ``adapter``; None otherwise.
-        merge_difference: merged against unmerged logits, float32, in standard deviations.
-        reload_difference: reloaded against written logits, likewise.
-        rounding: written precision against float32, likewise; 0 for float32. For information.
-    """
-
-    path: Path
-    files: dict[str, int]
-    parameters: int
-    dtype: str
-    merged: tuple[str, ...]
-    kept: str | None
-    merge_difference: float
-    reload_difference: float
-    rounding: float
-
-
 def export(
     model: TrainedModel,
     target: Path,
@@ -72,6 +42,7 @@ def export(
     dtype: DataType = "auto",
     device: str | None = "cpu",
     chat_template: str | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Merge, write, load again, compare; only then does the folder appear.
 
@@ -83,6 +54,7 @@ def export(
         dtype: precision to write; ``auto`` is that of the base model.
         device: where to merge.
         chat_template: written into the tokenizer in place of its own.
+        options: what was chosen in training, as the model card shows it.
 
     Raises:
         ModelError: when the model cannot be loaded, or the written one does not answer like it.
@@ -109,18 +81,15 @@ def export(
             expected = _keep_beside(merged, kept, folder, target)
         del merged, base
         reloaded = _compare_again(folder, expected, kept, target)
-        report = ExportReport(
-            path=target,
-            files={file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
+        report = report_of(
+            folder,
+            target,
             parameters=parameters,
             dtype=written_type,
-            merged=tuple(str(info.path) for info in infos),
-            kept=str(kept.path) if kept else None,
-            merge_difference=change,
-            reload_difference=reloaded,
-            rounding=rounding,
+            adapters=(infos, kept),
+            differences=(change, reloaded, rounding),
         )
-        describe(report, model, folder, tokenizer)
+        describe(report, model, folder, form="safetensors", has_template=bool(tokenizer.chat_template), options=options)
     return report
 
 
@@ -217,38 +186,3 @@ def probe(model: Any) -> Any:
 def difference(found: Any, expected: Any) -> float:
     """The largest difference of two sets of logits, in standard deviations of the expected ones."""
     return float((found - expected).abs().max() / expected.std())
-
-
-def describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer: Any) -> None:
-    """Write the lineage and the model card."""
-    import transformers
-
-    from danlu import __version__
-
-    adapters = [
-        {"path": path, "sha256": _digest(Path(path))} for path in (*report.merged, *filter(None, [report.kept]))
-    ]
-    lineage = {
-        "danlu": __version__,
-        "transformers": transformers.__version__,
-        "base": lasting_name(model.model),
-        "run": str(model.run) if model.run else None,
-        "method": model.method,
-        "adapters": adapters,
-        "dtype": report.dtype,
-        "parameters": report.parameters,
-        "checks": {
-            "merge_difference": report.merge_difference,
-            "reload_difference": report.reload_difference,
-            "rounding": report.rounding,
-            "unit": "standard deviations of the logits",
-        },
-    }
-    write_json(folder / MARKER, lineage)
-    has_template = bool(tokenizer.chat_template)
-    (folder / "README.md").write_text(model_card(lineage, report.path.name, has_template), encoding="utf-8")
-
-
-def _digest(folder: Path) -> str | None:
-    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin"]
-    return next((sha256(file) for file in files if file.is_file()), None)

@@ -17,7 +17,7 @@ from danlu.core.files import umask
 from danlu.core.workspace import cache_folder
 from danlu.models.folders import make_readable
 from danlu.models.gguf_config import complete
-from danlu.models.gguf_tokens import byte_level_tokenizer, read_fields
+from danlu.models.gguf_tokens import byte_level_tokenizer, is_sentencepiece, read_fields, with_space_prefix
 
 LAYOUT = 2
 """Raised when the conversion changes, so that folders made by an older one are not used."""
@@ -114,7 +114,7 @@ def _write_model(file: Path, folder: Path) -> None:
     from danlu.models.quiet import quiet
 
     model = read_model(file)
-    kind = read_fields(file).get("general.file_type")
+    kind = int(read_fields(file).get("general.file_type", -1))
     with quiet():
         model = model.to(getattr(torch, DTYPES.get(kind, "bfloat16")))
         model.config._name_or_path = ""
@@ -134,9 +134,11 @@ def read_model(file: Path) -> Any:
 
     from danlu.models.quiet import quiet
 
-    factors = next((item.data for item in gguf.GGUFReader(file).tensors if item.name == "rope_freqs.weight"), None)
+    tensors = {item.name: item for item in gguf.GGUFReader(file).tensors}
+    factors = tensors["rope_freqs.weight"].data if "rope_freqs.weight" in tensors else None
     with quiet(), _without_bar():
-        config = complete(AutoConfig.from_pretrained(file.parent, gguf_file=file.name), read_fields(file), factors)
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        config = complete(config, read_fields(file), tensors, factors)
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -169,8 +171,10 @@ def read_tokenizer(file: Path) -> Any:
 
     from danlu.models.quiet import quiet
 
-    found = byte_level_tokenizer(read_fields(file))
+    fields = read_fields(file)
+    found = byte_level_tokenizer(fields)
     if found is not None:
         return found
     with quiet():
-        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    return with_space_prefix(tokenizer, fields) if is_sentencepiece(fields) else tokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from danlu.core.errors import ModelError
@@ -12,12 +12,17 @@ LLAMA3_CONTEXT = 8192
 """Length that Llama 3 was pretrained with; its files do not always say it."""
 
 
-def complete(config: Any, fields: Mapping[str, Any], factors: Any | None) -> Any:
+BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_down.bias"}
+"""Options of a configuration that only the presence of a tensor tells."""
+
+
+def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], factors: Any | None) -> Any:
     """Put into a configuration what transformers does not read from a GGUF file.
 
     Args:
         config: as transformers makes it; it is changed.
         fields: the metadata of the file.
+        tensors: names of its tensors.
         factors: the tensor ``rope_freqs.weight``, or None.
 
     Raises:
@@ -27,6 +32,9 @@ def complete(config: Any, fields: Mapping[str, Any], factors: Any | None) -> Any
     width = fields.get(f"{prefix}.attention.key_length")
     if width is not None and config.model_type in ("llama", "mistral", "qwen2", "qwen3"):
         config.head_dim = width
+    for name, tensor in BIASES.items():
+        if hasattr(config, name):
+            setattr(config, name, tensor in tensors)
     rope = stretched({key.removeprefix(f"{prefix}.rope."): value for key, value in fields.items()}, factors, config)
     if rope:
         config.rope_parameters = {**config.rope_parameters, **rope}

@@ -53,7 +53,9 @@ def pre_tokenizers() -> dict[str, PreTokenizer]:
     text = (files("danlu") / "assets" / "gguf" / "pre_tokenizers.yaml").read_text(encoding="utf-8")
     found: dict[str, PreTokenizer] = {}
     for name, entry in yaml.safe_load(text)["pre_tokenizers"].items():
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+        }
         kind = PreTokenizer(name, **fields)
         found |= dict.fromkeys((name, *kind.also), kind)
     return found
@@ -175,6 +177,35 @@ def _post_processor(tokens: list[str], fields: Mapping[str, Any]) -> dict[str, A
         "pair": template("A", "B"),
         "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]} for text, number in around.values()},
     }
+
+
+def is_sentencepiece(fields: Mapping[str, Any]) -> bool:
+    """Whether a file has SentencePiece's BPE as Llama uses it (Gemma's differs)."""
+    return fields.get("tokenizer.ggml.model") == "llama" and fields["general.architecture"] in ("llama", "chatglm")
+
+
+def with_space_prefix(tokenizer: Any, fields: Mapping[str, Any]) -> Any:
+    """A Llama tokenizer that puts a space before each piece of text between special tokens, as llama.cpp does.
+
+    The one of transformers puts it before the first piece only, whatever the file says.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
+    steps = [{"type": "Prepend", "prepend": "\u2581"}, replace] if prefix else [replace]
+    core["normalizer"], core["pre_tokenizer"] = {"type": "Sequence", "normalizers": steps}, None
+    core["post_processor"] = _post_processor(fields["tokenizer.ggml.tokens"], fields)
+    named = {name: getattr(tokenizer, name) for name in SPECIAL}
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(core)),
+        clean_up_tokenization_spaces=False,
+        **{name: text for name, text in named.items() if text is not None},
+    )
+    found.chat_template = tokenizer.chat_template
+    return found
 
 
 def read_fields(file: Path) -> dict[str, Any]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import ModelError
-from danlu.core.files import write_json
 from danlu.models.adapters import AdapterInfo, read_adapter
-from danlu.models.export import (
-    MARKER,
-    PROBE_LENGTH,
-    PROBE_ROWS,
-    RELOAD_TOLERANCE,
-    ExportReport,
-    difference,
-    merged_and_compared,
-)
+from danlu.models.export import PROBE_LENGTH, PROBE_ROWS, RELOAD_TOLERANCE, difference, merged_and_compared
+from danlu.models.export_report import MARKER, ExportReport, describe, report_of
 from danlu.models.folders import room_for, whole_folder
-from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer
+from danlu.models.loading import DataType, load_model, load_tokenizer
 from danlu.models.quiet import quiet
 from danlu.models.runs import TrainedModel
 from danlu.models.value_head import ValueHead, hidden_width
@@ -34,6 +26,7 @@ def export_classifier(
     legacy_bin: bool = False,
     dtype: DataType = "auto",
     device: str | None = "cpu",
+    options: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Write a reward model as a sequence classifier with one label, whose logit is the reward.
 
@@ -46,6 +39,7 @@ def export_classifier(
         legacy_bin: write pytorch_model*.bin instead of safetensors.
         dtype: precision to write; ``auto`` is that of the base model.
         device: where to merge.
+        options: what was chosen in training, as the model card shows it.
 
     Raises:
         ModelError: when its adapter cannot be merged, its kind of model has no classifier in transformers, or the
@@ -73,19 +67,16 @@ def export_classifier(
                 where=str(folder),
                 hint="Nothing was exported. Check the disk, and try again.",
             )
-        lineage = {"base": lasting_name(model.model), "run": str(model.run), "kind": "reward model"}
-        write_json(folder / MARKER, lineage)
-        return ExportReport(
-            path=target,
-            files={file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
+        report = report_of(
+            folder,
+            target,
             parameters=count_parameters(classifier),
             dtype=str(written).removeprefix("torch."),
-            merged=tuple(str(info.path) for info in infos),
-            kept=None,
-            merge_difference=change,
-            reload_difference=found,
-            rounding=0.0,
+            adapters=(infos, None),
+            differences=(change, found, 0.0),
         )
+        describe(report, model, folder, form="classifier", has_template=bool(tokenizer.chat_template), options=options)
+    return report
 
 
 def _mergeable(model: TrainedModel) -> list[AdapterInfo]:

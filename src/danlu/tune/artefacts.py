@@ -136,7 +136,7 @@ def write_model_card(
     title = folder.resolve().name
     parts = [_card_head(title, config, base_model)]
     parts.append("## Data\n\n" + ("\n".join(f"- {line}" for line in data) or "Not recorded."))
-    parts.append("## Options\n\n" + _table("option", _card_options(config)))
+    parts.append("## Options\n\n" + _table("option", card_options(config)))
     if scores:
         parts.append(
             "## Scores\n\n" + _table("metric", {key: shown_metric(key, scores[key]) for key in sorted(scores)})
@@ -158,7 +158,8 @@ def _card_head(title: str, config: TrainConfig, base_model: str) -> str:
     return f"{front}\n\n# {title}\n\n{text}"
 
 
-def _card_options(config: TrainConfig) -> dict[str, str]:
+def card_options(config: TrainConfig) -> dict[str, str]:
+    """The options that a model card shows: of the optimizer, and those of the run's method."""
     optimizer, compute, method = config.optimizer, config.compute, config.method.finetuning_type
     options: dict[str, Any] = {
         "learning_rate": optimizer.learning_rate,

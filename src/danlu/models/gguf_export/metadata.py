@@ -35,8 +35,8 @@ def add_metadata(writer: Any, config: Any, architecture: Architecture) -> None:
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and window < config.max_position_embeddings:
         warn(
-            f"the model attends to the last {window:,} tokens; llama.cpp's {architecture.gguf} models attend to all, so "
-            "answers to longer texts differ"
+            f"the model attends to the last {window:,} tokens; llama.cpp's {architecture.gguf} models attend to all, "
+            "so answers to longer texts differ"
         )
 
 

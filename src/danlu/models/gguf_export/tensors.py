@@ -81,7 +81,7 @@ def _kind(name: str, value: Any, wanted: GgufType) -> Any:
 
     if value.dim() == 1:
         return GGMLQuantizationType.F32
-    longer = wanted == "q4_0" and name.split(".")[0] in KEPT_LONGER
+    longer = wanted == "q4_0" and name.split(".", maxsplit=1)[0] in KEPT_LONGER
     kind = GGMLQuantizationType["Q8_0" if longer else wanted.upper()]
     return GGMLQuantizationType.F16 if value.shape[-1] % GGML_QUANT_SIZES[kind][0] else kind
 

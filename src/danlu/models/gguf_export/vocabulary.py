@@ -11,6 +11,7 @@ from danlu.core.console import warn
 from danlu.core.errors import ModelError
 from danlu.models.gguf_tokens import TokenType, recognise
 
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """What a GGUF file says of a tokenizer.
@@ -172,4 +173,3 @@ def _scores(model: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int
         -float(ranks[token]) if token in ranks else (lowest if kind in scored else 0.0)
         for token, kind in zip(tokens, types)
     ]
-

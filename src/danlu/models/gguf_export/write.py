@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from danlu.core.console import note, warn
 from danlu.core.errors import MissingDependency, ModelError
+from danlu.data.schema import Conversation, Message
+from danlu.data.templates import Template
 from danlu.models.adapters import read_adapter
-from danlu.models.export import (
-    MARKER,
-    NOTICEABLE,
-    RELOAD_TOLERANCE,
-    ExportReport,
-    describe,
-    difference,
-    merged_and_compared,
-    probe,
-)
+from danlu.models.export import NOTICEABLE, RELOAD_TOLERANCE, difference, merged_and_compared, probe
+from danlu.models.export_report import MARKER, ExportReport, describe, report_of
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.gguf import read_model, read_tokenizer
 from danlu.models.gguf_export.architectures import Architecture, architecture_of
 from danlu.models.gguf_export.metadata import add_metadata
 from danlu.models.gguf_export.tensors import FILE_TYPES, GgufType, plan, write_tensors
-from danlu.models.gguf_export.vocabulary import vocabulary_of
+from danlu.models.gguf_export.vocabulary import Vocabulary, vocabulary_of
 from danlu.models.loading import load_model, load_tokenizer, stop_ids
+from danlu.models.modelfile import Serving, modelfile
 from danlu.models.runs import TrainedModel
 from danlu.models.weights import cast_weights, count_parameters
 
@@ -46,8 +43,10 @@ def export_gguf(
     kind: GgufType = "f16",
     device: str | None = "cpu",
     chat_template: str | None = None,
+    serving: Serving | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> ExportReport:
-    """Write a model as a GGUF file into a folder.
+    """Write a model as a GGUF file into a folder, with a Modelfile for Ollama.
 
     Args:
         model: what to export; all its adapters must be mergeable.
@@ -55,6 +54,8 @@ def export_gguf(
         kind: how numbers are kept: f32, f16, bf16, q8_0 or q4_0 (vectors always in float32).
         device: where to merge.
         chat_template: written in place of the tokenizer's own.
+        serving: how the model is meant to be asked.
+        options: what was chosen in training, as the model card shows it.
 
     Raises:
         MissingDependency: when the package gguf is missing.
@@ -70,28 +71,29 @@ def export_gguf(
         tokenizer.chat_template = chat_template
     base = load_model(model.model, device=device)
     architecture = architecture_of(base.config)
-    ends = sorted(stop_ids(base, tokenizer))
+    ends, serving = sorted(stop_ids(base, tokenizer)), serving or Serving()
+    template = Template(tokenizer, stop_ids=ends, **dict(serving.variables)) if tokenizer.chat_template else None
+    vocabulary = _as_trained(vocabulary_of(tokenizer, base.config.vocab_size, stop_ids=ends), tokenizer, template)
     merged, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     with whole_folder(target, marker=MARKER) as folder:
         room_for(folder, count_parameters(merged) * 4, target)
         file = folder / f"{target.name}-{kind}.gguf"
         exact = probe(merged)
-        _write(file, merged, tokenizer, architecture, kind=kind, stop_ids=ends, name=target.name)
+        _write(file, merged, vocabulary, tokenizer.chat_template, architecture=architecture, kind=kind)
         expected = probe(merged)
         rounding = _said(difference(expected, exact), kind)
         reloaded = _check(file, expected, tokenizer, architecture)
-        report = ExportReport(
-            path=target,
-            files={item.name: item.stat().st_size for item in sorted(folder.iterdir()) if item.is_file()},
+        told = modelfile(file.name, template, serving, writes_bos=vocabulary.flags["add_bos_token"])
+        (folder / "Modelfile").write_text(told, encoding="utf-8")
+        report = report_of(
+            folder,
+            target,
             parameters=count_parameters(merged),
             dtype=kind,
-            merged=tuple(str(info.path) for info in infos),
-            kept=None,
-            merge_difference=change,
-            reload_difference=reloaded,
-            rounding=rounding,
+            adapters=(infos, None),
+            differences=(change, reloaded, rounding),
         )
-        describe(report, model, folder, tokenizer)
+        describe(report, model, folder, form="gguf", has_template=template is not None, options=options)
     return report
 
 
@@ -114,22 +116,39 @@ def _mergeable(model: TrainedModel) -> list[Any]:
     return infos
 
 
+def _as_trained(vocabulary: Vocabulary, tokenizer: Any, template: Template | None) -> Vocabulary:
+    """No BOS before every text if conversations were trained without: llama.cpp would write one before them."""
+    if template is None or not vocabulary.flags["add_bos_token"]:
+        return vocabulary
+    question = Conversation((Message("user", "?"),))
+    if template.render(question, generation_prompt=True).startswith(tokenizer.bos_token):
+        return vocabulary
+    note(f"Conversations do not begin with {tokenizer.bos_token}, so the file asks for none before a text.")
+    return replace(vocabulary, flags={**vocabulary.flags, "add_bos_token": False})
+
+
 def _write(
-    file: Path, model: Any, tokenizer: Any, architecture: Architecture, *, kind: GgufType, stop_ids: list[int], name: str
+    file: Path,
+    model: Any,
+    vocabulary: Vocabulary,
+    chat_template: str | None,
+    *,
+    architecture: Architecture,
+    kind: GgufType,
 ) -> None:
     """Write the file; the model's weights become those that its readers get."""
     import gguf
 
     writer = gguf.GGUFWriter(file, architecture.gguf)
     try:
-        writer.add_name(name)
+        writer.add_name(file.stem)
         writer.add_type("model")
         writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[kind]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         add_metadata(writer, model.config, architecture)
-        vocabulary_of(tokenizer, model.config.vocab_size, stop_ids=stop_ids).add_to(writer)
-        if tokenizer.chat_template:
-            writer.add_chat_template(tokenizer.chat_template)
+        vocabulary.add_to(writer)
+        if chat_template:
+            writer.add_chat_template(chat_template)
         write_tensors(writer, model, plan(model, architecture, kind))
     finally:
         writer.close()
@@ -137,12 +156,14 @@ def _write(
 
 def _said(change: float, kind: str) -> float:
     if not change < NOTICEABLE:
-        warn(f"rounding to {kind} moves logits by up to {change:.2g} standard deviations; more bits would move them less")
+        warn(
+            f"rounding to {kind} moves logits by up to {change:.2g} standard deviations; more bits would move them less"
+        )
     return change
 
 
-def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture) -> float:
-    """Compare tokens, then logits, of what is read from the file; the difference of the logits."""
+def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture) -> float | None:
+    """Compare tokens, then logits, of what is read from the file; how far the logits differ, None if not compared."""
     again = read_tokenizer(file)
     for text in (*TEXTS, *_conversations(tokenizer)):
         ours, theirs = (item.encode(text, add_special_tokens=False) for item in (tokenizer, again))
@@ -157,7 +178,7 @@ def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture
             f"Experimental: nothing here reads a {architecture.gguf} GGUF file back, so its weights are not compared. "
             "Try it in llama.cpp before you rely on it."
         )
-        return float("nan")
+        return None
     found = difference(probe(read_model(file)), expected)
     if not found <= RELOAD_TOLERANCE:
         raise ModelError(
