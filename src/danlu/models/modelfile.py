@@ -51,8 +51,8 @@ def modelfile(file: str, template: Template | None, serving: Serving, *, writes_
 def stop_texts(template: Template) -> list[str]:
     """The texts of every token that ends an answer."""
     texts = {number: text for text, number in template.tokenizer.get_added_vocab().items()}
-    ends = sorted(template.stop_ids)
-    return sorted(texts.get(number) or template.tokenizer.decode([number], skip_special_tokens=False) for number in ends)
+    plain = template.tokenizer.decode
+    return sorted(texts.get(number) or plain([number], skip_special_tokens=False) for number in template.stop_ids)
 
 
 def _template(template: Template, writes_bos: bool) -> list[str]:
