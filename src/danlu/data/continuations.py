@@ -123,7 +123,7 @@ class Continuations:
     def _like(self, token: str) -> str:
         """What stands for a control token before ordinary text: nothing where a text begins anew after it."""
         if token not in self._stand_ins:
-            after, alone = self._encode_alike([f"{token}b", "b"], False)
+            after, alone = self._encode_alike([f"{token}.", "."], False)  # some are no tokens before a letter
             begins_anew = after[len(self._ids_before(token)) :] == alone
             self._stand_ins[token] = "" if begins_anew else _INSIDE
         return self._stand_ins[token]

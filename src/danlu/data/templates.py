@@ -16,7 +16,14 @@ from typing import Any
 
 from danlu.data.continuations import IN_TEXT, Continuations, Tokenizer
 from danlu.data.control import ControlText, Run
-from danlu.data.rendering import TemplateError, UnstableTemplateError, compile_template, inline_tools, render
+from danlu.data.rendering import (
+    ONE_ANSWER,
+    TemplateError,
+    UnstableTemplateError,
+    compile_template,
+    inline_tools,
+    render,
+)
 from danlu.data.schema import Conversation, Message
 
 
@@ -92,6 +99,11 @@ class Template:
             return "probe_tool_name" in self._render(probe.messages, probe.tools, generation_prompt=True)
         except TemplateError:
             return False
+
+    @property
+    def one_answer(self) -> bool:
+        """Whether the template asks by itself that each answer be trained in a sequence of its own."""
+        return ONE_ANSWER in self.source
 
     @property
     def digest(self) -> str:
@@ -192,6 +204,8 @@ class Template:
     def _steady(self, told: str, before: str, after: str, seen: str) -> tuple[list[Piece], str]:
         """Pieces of an untrained answer, as far as later text leaves it as it was; and what has been told with them."""
         pieces: list[Piece] = []
+        if self.one_answer and not seen.startswith(after):
+            return pieces, told  # no answer is trained inside its history, so nothing is cut there
         if before.startswith(told) and seen.startswith(before):
             pieces.append(Piece(before[len(told) :], trained=False))
             told = before

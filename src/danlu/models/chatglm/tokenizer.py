@@ -63,13 +63,14 @@ def fast_tokenizer(source: Path, family: str) -> Any:
     processor, proto = read_sentencepiece(path)
     _check_kind(proto, path)
     core = _core(proto, family)
+    controls = [piece.piece for piece in proto.pieces if piece.type == CONTROL_PIECE]
     check_equal(core, processor, path)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=proto.trainer_spec.eos_piece,
         pad_token=proto.trainer_spec.unk_piece,  # the original pads with id 0 too
         unk_token=proto.trainer_spec.unk_piece,
-        extra_special_tokens=list(CONTROL[family]),
+        extra_special_tokens=[*(text for text in controls if text != proto.trainer_spec.eos_piece), *CONTROL[family]],
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
