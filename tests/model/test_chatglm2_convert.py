@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from chatglm2 import reference_logits, stored_weights, write_checkpoint
+from pieces import make_tokenizer_model
 from probes import random_adapter
 from tiny import build_tokenizer
 
@@ -100,6 +101,39 @@ def test_it_is_converted_once(original: Path, monkeypatch: pytest.MonkeyPatch) -
     assert model_folder(original) == first
     assert load_tokenizer(original).get_vocab() == build_tokenizer().get_vocab()
     assert not list(first.glob("*.py"))
+
+
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])
+def test_the_original_tokenizer_is_converted(family: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", padded_vocab_size=512, _name_or_path=f"THUDM/{family}-6b")
+    make_tokenizer_model(folder, family)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer("炼丹")["input_ids"][:2] == tokenizer.convert_tokens_to_ids(["[gMASK]", "sop"])
+    assert tokenizer.chat_template
+    ends = {"chatglm2": 2, "chatglm3": [2, *tokenizer.convert_tokens_to_ids(["<|user|>", "<|observation|>"])]}
+    assert load_model(folder).generation_config.eos_token_id == ends[family]
+    export(plain_model(str(folder)), tmp_path / "back", original=True)
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == (folder / "tokenizer.model").read_bytes()
+    config = (tmp_path / "back" / "tokenizer_config.json").read_text()
+    assert config == (folder / "tokenizer_config.json").read_text()
+    assert not (tmp_path / "back" / "tokenizer.json").exists()
+
+
+def test_a_damaged_tokenizer_is_refused_before_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    (folder / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1")
+    monkeypatch.setattr(shards, "_write_file", lambda *_: pytest.fail("weights were written"))
+    with pytest.raises(ModelError, match="pointer of Git LFS"):
+        load_model(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(tmp_path / "model", padded_vocab_size=151552, hidden_size=8, rope_ratio=500)
+    (folder / "tokenizer.model").write_text("IQ== 0")  # GLM-4 has another kind of tokenizer under this name
+    assert load_model(folder, family="glm4").config.rope_parameters["rope_theta"] == 5e6
+    assert "no tokenizer that can be converted" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        load_tokenizer(folder)
 
 
 def test_a_changed_folder_is_converted_again(original: Path, tmp_path: Path) -> None:
