@@ -120,7 +120,8 @@ def _check_stage(config: TrainConfig) -> None:
         raise UsageError(
             f"stage {stage} is measured by its own numbers, not by generated answers",
             where="predict_with_generate",
-            hint="Leave it out; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer.",
+            hint="Leave it out"
+            + ("." if stage == "rm" else "; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer."),
         )
     idle = [name for name in ("train_on_prompt", "mask_history") if getattr(encode, name)]
     idle = idle if stage != "sft" else []

@@ -24,7 +24,7 @@ from danlu.models.runs import TrainedModel
 from danlu.tune.config import TrainConfig
 from danlu.verbs.known_rows import warn_of_known_rows
 from danlu.verbs.material import evaluation_rows, rules, tell, training_rows
-from danlu.verbs.opening import Opened, open_model
+from danlu.verbs.opening import REWARD_HINT, Opened, open_model
 from danlu.verbs.rewards import reward_model, score_rows, summarise, value_head
 
 if TYPE_CHECKING:
@@ -176,13 +176,19 @@ def write_pair_scores(config: TrainConfig, source: TrainedModel, folder: Path) -
         DataError: when there are no pairs.
     """
     started = time.monotonic()
-    opened = open_model(config, source)
-    loaded = evaluation_rows(config).load("rm")
+    loaded = evaluation_rows(config).load()
     pairs = [row for row in loaded.rows if isinstance(row, Preference)]
     if not pairs:
-        raise DataError("there are no pairs to score")
+        raise DataError(
+            "this is a reward model: it compares the two answers of pairs, and there are none among these rows",
+            where=names_of(loaded.sources),
+            hint=REWARD_HINT,
+        )
     if loaded.bad:
         warn(f"{len(loaded.bad)} rows could not be read, for instance {loaded.bad[0]}")
+    if len(pairs) < len(loaded.rows):
+        warn(f"{len(loaded.rows) - len(pairs)} rows are no pairs and are left out")
+    opened = open_model(config, source)
     scored = score_rows(reward_model(opened), pairs)
     old = config.output.file_style == "et"
     names = ("accept", "reject") if old else ("chosen", "rejected")
