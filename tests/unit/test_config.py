@@ -70,8 +70,12 @@ def test_values_in_their_usual_spellings(key, given, value):
         ({"stage": "dance"}, "stage"),
         ({"report_to": 0}, "report_to"),
         ({"interleave_probs": [None]}, "interleave_probs"),
-        ({"warmup_ratio": 1.5}, "less than or equal to 1"),
+        ({"warmup_ratio": 1.5}, r"^test:warmup_ratio: it has to be at most 1 \(got 1.5\)"),
         ({"nothing": 1}, "has no key 'nothing'"),
+        ({"max_minutes": 0}, r"^test:max_minutes: it has to be above 0 \(got 0\)\.$"),
+        ({"output.max_minutes": -1}, r"^test:output.max_minutes: it has to be above 0 \(got -1\)\.$"),
+        ({"output": {"max_minutes": "x"}}, r"^test:output.max_minutes: a number is expected \(got 'x'\)\.$"),
+        ({"save_strategy": "never"}, r"^test:save_strategy: it has to be '.*' or '.*' \(got 'never'\)"),
     ],
 )
 def test_values_that_make_no_sense(values, message):
