@@ -99,11 +99,13 @@ def held_members(config: TrainConfig, prepared: Prepared) -> list[int]:
 def _measured(
     config: TrainConfig, opened: Opened, prepared: Prepared, members: Sequence[int], before: TrainedModel | None
 ) -> Measured:
+    from danlu.models.value_head import hidden_width
     from danlu.tune.measuring import learner_of, measure_rows
 
     size = config.log.per_device_eval_batch_size
     reference = None if before is None else _reference(config, before, prepared, members)
-    head = value_head(opened.source, opened.model) if config.task.stage == "rm" else None
+    width = hidden_width(opened.model)
+    head = value_head(opened.source, width) if config.task.stage == "rm" else None
     learner = learner_of(opened.model, config, head)
     found: Measured = measure_rows(learner, prepared.store, members, size, reference)
     return found
