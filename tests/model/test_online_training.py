@@ -172,6 +172,19 @@ def test_a_policy_that_runs_away_is_stopped_and_the_last_checkpoint_stays(
     assert weights(tmp_path / "run" / "checkpoint-1")
 
 
+@pytest.mark.parametrize("stage", LEARNS)
+def test_the_last_updates_are_checked_as_well(
+    stage: str, tiny_models: dict[str, Path], prompts: Path, letters: str, tmp_path: Path
+) -> None:
+    several = {"max_steps": 2, "ppo_epochs": 2, "num_iterations": 2}  # of one rollout, which begins without divergence
+    options = {**QUICK, **LEARNS[stage], **several, "learning_rate": 0.1, "kl_limit": 1.0, "save_strategy": "steps"}
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match=r"divergence from the reference became .* at step 2, more than 1.*checkpoint-1"):
+        tune(tiny_models["llama"], prompts, run, reward_funcs=letters, save_steps=1, **options)
+    assert weights(run / "checkpoint-1")
+    assert not (run / "adapter_model.safetensors").exists()
+
+
 def test_a_reward_that_fails_is_named_and_the_last_checkpoint_stays(
     tiny_models: dict[str, Path], prompts: Path, tmp_path: Path
 ) -> None:
