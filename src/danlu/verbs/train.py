@@ -15,14 +15,14 @@ import numpy as np
 from danlu.core import run as runs
 from danlu.core.checkpoints import follow
 from danlu.core.config import build, read_yaml
-from danlu.core.console import note
+from danlu.core.console import note, warn
 from danlu.core.errors import DanluError, RunError
 from danlu.core.manifest import Manifest, installed_versions, model_record, now, without_secrets
 from danlu.core.ranks import ranks
 from danlu.core.run import RunDirectory
 from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
 from danlu.models.runs import adapter_chain
-from danlu.tune.checks import check, check_packages
+from danlu.tune.checks import check, check_packages, remarks
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 from danlu.tune.matrix import ONLINE
 from danlu.tune.parallel.resume import same_batch
@@ -63,6 +63,8 @@ def train(
     """
     options = as_config(config, overrides)
     check(options)
+    for remark in remarks(options):
+        warn(remark)
     folder = Path(options.output.output_dir) if options.output.output_dir else default_output(options)
     if options.task.do_train:
         if ranks().world > 1:
