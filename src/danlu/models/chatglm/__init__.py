@@ -1,0 +1,1 @@
+"""Models published in the ChatGLM layout, made into models that transformers has built in."""
