@@ -1,0 +1,1 @@
+"""ChatGLM of 2023, read from the original folders without their code."""
