@@ -41,7 +41,7 @@ def check_first_version(config: Mapping[str, Any], where: str) -> None:
     """Refuse what is not computed here.
 
     Raises:
-        ModelError: for quantised weights and for models with one row of positions.
+        ModelError: for quantised weights, models that read images and those with one row of positions.
     """
     bits = config.get("quantization_bit")
     if bits:
@@ -50,6 +50,8 @@ def check_first_version(config: Mapping[str, Any], where: str) -> None:
             where=where,
             hint="Use the release in half precision; quantization_bit=4 or 8 of danlu quantises it while loading.",
         )
+    if config.get("eva_config"):
+        raise ModelError("this is VisualGLM-6B, a model that reads images", where=where, hint="Use ChatGLM-6B.")
     if not config.get("position_encoding_2d", True):
         raise ModelError(
             "position_encoding_2d is false: no ChatGLM-6B was released like that, and it is not computed here",
