@@ -10,10 +10,6 @@ from typing import Any
 
 from danlu.core.errors import ModelError
 
-MODEL_TYPE = "chatglm"
-FIELDS = ("inner_hidden_size", "position_encoding_2d")
-"""Fields that only the first version has; ChatGLM2 and 3 share its model type."""
-
 
 def register() -> None:
     """Make the model known to transformers as ``chatglm``; calling it again changes nothing."""
@@ -30,11 +26,6 @@ def register() -> None:
     AutoModel.register(ChatGLMConfig, ChatGLMModel, exist_ok=True)
     AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
     AutoModelForSequenceClassification.register(ChatGLMConfig, ChatGLMForSequenceClassification, exist_ok=True)
-
-
-def is_first_version(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is that of ChatGLM-6B and not of a later version."""
-    return config.get("model_type") == MODEL_TYPE and any(mark in config for mark in FIELDS)
 
 
 def check_first_version(config: Mapping[str, Any], where: str) -> None:
