@@ -33,11 +33,13 @@ class AdapterInfo:
         path: the folder.
         kind: PEFT's name of the method, for instance ``LORA``.
         base: the model that it was trained on, as it was named then.
+        official: the weights of a prefix as the scripts of ChatGLM saved it; None for an adapter of today.
     """
 
     path: Path
     kind: str
     base: str | None
+    official: Path | None = None
 
     @property
     def mergeable(self) -> bool:
@@ -55,12 +57,7 @@ def read_adapter(name: str | Path) -> AdapterInfo:
     if not path.exists() and not isinstance(name, Path) and HUB_ID.fullmatch(name) and "/" in name:
         path = fetch(name)
     if not (path / "adapter_config.json").is_file():
-        what = (
-            "this is not an adapter: there is no adapter_config.json" if path.exists() else "there is no such adapter"
-        )
-        checkpoint = newest(path)
-        hint = f"Its newest checkpoint is {checkpoint}." if checkpoint else "Check the path."
-        raise ModelError(what, where=str(path), hint=hint)
+        return _official_prefix(path)
     config = read_folder_json(path / "adapter_config.json")
     info = AdapterInfo(path, str(config.get("peft_type")), config.get("base_model_name_or_path"))
     if info.kind in REFUSED:
@@ -74,6 +71,24 @@ def read_adapter(name: str | Path) -> AdapterInfo:
             "the adapter has no weights", where=str(path), hint=f"Expected {WEIGHT_FILES[0]} in this folder."
         )
     return info
+
+
+def _official_prefix(path: Path) -> AdapterInfo:
+    """What a checkpoint of the official P-Tuning scripts is; it has no description.
+
+    Raises:
+        ModelError: when the folder is none either.
+    """
+    from danlu.models.chatglm.prefix import find_prefix
+
+    file = find_prefix(path) if path.is_dir() else None
+    if file is not None:
+        told = read_folder_json(path / "config.json") if (path / "config.json").is_file() else {}
+        return AdapterInfo(path, "PREFIX_TUNING", told.get("_name_or_path") or None, file)
+    what = "this is not an adapter: there is no adapter_config.json" if path.exists() else "there is no such adapter"
+    checkpoint = newest(path)
+    hint = f"Its newest checkpoint is {checkpoint}." if checkpoint else "Check the path."
+    raise ModelError(what, where=str(path), hint=hint)
 
 
 def attach(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:
@@ -131,6 +146,10 @@ def load_prefix(info: AdapterInfo, config: Any, *, dropout: float = 0.0) -> Any:
     from danlu.models.prefix import PrefixEncoder
     from danlu.models.soft_prompt import SoftPrompt
 
+    if info.official:
+        from danlu.models.chatglm.prefix import import_prefix
+
+        return import_prefix(info.path, config, dropout=dropout)
     kind = PrefixEncoder if info.kind == "PREFIX_TUNING" else SoftPrompt
     return kind.load(info.path, config, dropout=dropout)
 
