@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,19 +113,36 @@ def attach(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:
         return _attach_prefix(model, info, trainable)
     if info.kind == BOTTLENECK:
         return _attach_bottlenecks(model, info, trainable)
-    from peft import PeftModel
-
-    try:
-        with quiet():
-            attached = PeftModel.from_pretrained(model, str(info.path), is_trainable=trainable)
-    except Exception as error:  # shape, key, pickle and safetensors errors share no base class
-        raise _foreign(info, model, next(iter(str(error).strip().splitlines()), "")) from error
-    _check_keys(attached, info, model)
+    with fitted(info.path, model) as folder:
+        attached = _attach_with_peft(model, info, folder, trainable)
     if info.kind == "LN_TUNING" and not trainable:  # a norm in float32 hands float32 to layers of lower precision
         for name, parameter in attached.named_parameters():
             if ".ln_tuning_layers." in name:
                 parameter.data = parameter.data.to(model.dtype)
     return attached if trainable else attached.eval()
+
+
+def _attach_with_peft(model: Any, info: AdapterInfo, folder: Path, trainable: bool) -> Any:
+    from peft import PeftModel
+
+    try:
+        with quiet():
+            attached = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except Exception as error:  # shape, key, pickle and safetensors errors share no base class
+        raise _foreign(info, model, next(iter(str(error).strip().splitlines()), "")) from error
+    _check_keys(attached, info, model, folder)
+    return attached
+
+
+def fitted(folder: Path, model: Any) -> AbstractContextManager[Path]:
+    """The folder from which PEFT reads an adapter for ``model``; one of ChatGLM's first code is translated meanwhile.
+
+    Raises:
+        ModelError: when such an adapter cannot be translated, or has another shape.
+    """
+    from danlu.models.chatglm import lora
+
+    return lora.fitted(folder, model)
 
 
 def _attach_prefix(model: Any, info: AdapterInfo, trainable: bool) -> Any:
@@ -178,13 +196,13 @@ def _compare_names(info: AdapterInfo, model: Any) -> None:
         warn(f"the adapter {info.path} was trained on {theirs} and is put on {ours}")
 
 
-def _check_keys(attached: Any, info: AdapterInfo, model: Any) -> None:
+def _check_keys(attached: Any, info: AdapterInfo, model: Any, folder: Path) -> None:
     """PEFT leaves out what it cannot place: refuse an adapter that is not used whole."""
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     with quiet():
-        saved = set(load_peft_weights(str(info.path), device="cpu"))
+        saved = set(load_peft_weights(str(folder), device="cpu"))
         placed = set(get_peft_model_state_dict(attached))
     if saved != placed:
         missing, unused = placed - saved, saved - placed

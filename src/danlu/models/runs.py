@@ -66,10 +66,13 @@ def adapter_chain(adapters: Sequence[str]) -> tuple[str, ...]:
 
 
 def plain_model(model: str, adapters: Sequence[str] = ()) -> TrainedModel:
-    """A model named on the command line, with adapters; the last adapter's own tokenizer wins."""
+    """A model named on the command line, with adapters; the last adapter's own tokenizer wins.
+
+    A prefix of ChatGLM's scripts lies beside a copy of the base's tokenizer as it was then; the base's own is taken.
+    """
     adapters = adapter_chain(adapters)
     last = Path(adapters[-1]) if adapters else None
-    own = last is not None and has_tokenizer(last)
+    own = last is not None and has_tokenizer(last) and (last / "adapter_config.json").is_file()
     return TrainedModel(model, tuple(adapters), str(last) if own else model)
 
 
@@ -85,6 +88,8 @@ def open_run(path: str | Path) -> TrainedModel:
     manifest = _manifest(folder)
     method, stage = manifest.get("method") or None, manifest.get("stage") or None
     if (folder / "config.json").is_file() and has_weights(folder):
+        if not manifest:
+            _refuse_prefix(folder)
         own = has_tokenizer(folder)
         tokenizer = str(folder) if own else _base(manifest, folder)
         return TrainedModel(str(folder), (), tokenizer, method, folder, stage)
@@ -125,6 +130,19 @@ def _base(manifest: dict[str, Any], folder: Path) -> str:
         where=str(folder),
         hint="Use --model BASE --adapter RUN instead of --run.",
     )
+
+
+def _refuse_prefix(folder: Path) -> None:
+    """A checkpoint of ChatGLM's P-Tuning scripts looks like a model: config.json and pytorch_model.bin."""
+    from danlu.models.chatglm.prefix import find_prefix
+
+    if find_prefix(folder) is not None:
+        raise RunError(
+            "the folder holds a prefix of the official P-Tuning scripts and does not say for which model",
+            where=str(folder),
+            hint="Give the ChatGLM model with --model (model_name_or_path) and this folder with --adapter "
+            "(adapter_name_or_path).",
+        )
 
 
 def _nothing_trained(folder: Path) -> RunError:

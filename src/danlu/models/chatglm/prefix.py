@@ -51,6 +51,11 @@ def find_prefix(folder: Path) -> Path | None:
     return next((file for file, names in tensor_files(folder).items() if table in names), None)
 
 
+def count_prefix(folder: Path) -> int:
+    """How many numbers an official prefix and its network have; 0 when there is none."""
+    return sum(tensor.numel() for tensor in read_prefix(folder).tensors.values()) if find_prefix(folder) else 0
+
+
 def read_prefix(folder: Path) -> OfficialPrefix:
     """Read an official prefix.
 

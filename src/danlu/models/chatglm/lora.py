@@ -1,0 +1,128 @@
+"""LoRA adapters that were trained on ChatGLM2 or 3 with the code of their release, on the native model.
+
+There queries, keys and values are one matrix W = [Wq; Wk; Wv]. Its update B A splits as the matrix does: A (r, in) is
+shared, B (out, r) is cut along its rows. So every part gets a copy of A and its rows of B, and the sum is the same.
+Other layers only change their names.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from danlu.core.errors import ModelError
+from danlu.core.files import write_json
+from danlu.models.chatglm.files import read_from, tensor_names
+from danlu.models.prefix import write_tensors
+from danlu.models.sources import read_folder_json
+
+START = "base_model.model."
+LAYERS, FIRST_GENERATION = "transformer.encoder.layers.", "transformer.layers."
+FUSED, PARTS = "self_attention.query_key_value", ("q_proj", "k_proj", "v_proj")
+RENAMED = {
+    "self_attention.dense": "self_attn.o_proj",
+    "mlp.dense_h_to_4h": "mlp.gate_up_proj",
+    "mlp.dense_4h_to_h": "mlp.down_proj",
+}
+SHARED, CUT = "lora_A.weight", ("lora_B.weight", "lora_magnitude_vector")
+REFUSED = {
+    "modules_to_save": "whole modules beside the adapter",
+    "enable_lora": "parts of a fused layer left out (enable_lora)",
+    "rank_pattern": "another rank for some layers",
+    "alpha_pattern": "another scale for some layers",
+    "layer_replication": "repeated layers",
+}
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@contextmanager
+def fitted(folder: Path, model: Any) -> Iterator[Path]:
+    """The folder of a LoRA adapter as PEFT can put it on ``model``: itself, or a translated copy while the block lasts.
+
+    Raises:
+        ModelError: when it is an adapter of ChatGLM's first code that cannot be translated or has another shape.
+    """
+    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if model.config.model_type != "glm" or file is None or not is_old(tensor_names(file)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="danlu-") as copy:
+        translate(folder, model.config, Path(copy))
+        yield Path(copy)
+
+
+def is_old(names: list[str]) -> bool:
+    """Whether tensors of an adapter have the names of ChatGLM's first code."""
+    return any(name.startswith((START + LAYERS, START + FIRST_GENERATION)) for name in names)
+
+
+def translate(folder: Path, config: Any, target: Path) -> None:
+    """Write an old adapter as one for the native model: adapter_config.json and adapter_model.safetensors.
+
+    Args:
+        folder: the old adapter.
+        config: of the native model.
+        target: an existing folder.
+
+    Raises:
+        ModelError: when it cannot be translated or has another shape.
+    """
+    told = read_folder_json(folder / "adapter_config.json")
+    for key, what in REFUSED.items():
+        if told.get(key):
+            raise ModelError(
+                f"the adapter has {what} ({key}: {told[key]}), which cannot be translated", where=str(folder)
+            )
+    if told.get("bias", "none") != "none":
+        raise ModelError(
+            f"the adapter was trained with biases (bias: {told['bias']}), which cannot be translated", where=str(folder)
+        )
+    file = next(folder / name for name in WEIGHT_FILES if (folder / name).is_file())
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in read_from(file, tensor_names(file)).items():
+        tensors |= _translated(name, tensor, config, file)
+    targets = sorted({name.rsplit(".lora_", 1)[0].rsplit(".", 1)[-1] for name in tensors})
+    write_json(target / "adapter_config.json", told | {"target_modules": targets})
+    path = target / WEIGHT_FILES[0]
+    path.touch()
+    write_tensors(tensors, path)
+
+
+def _translated(name: str, tensor: Tensor, config: Any, file: Path) -> dict[str, Tensor]:
+    """One tensor of an old adapter under the native names: one, or a part for each of q, k and v."""
+    if name.startswith(START + FIRST_GENERATION):
+        raise ModelError(
+            "the adapter belongs to another model: it was trained on the first ChatGLM-6B, this is a ChatGLM2 or 3",
+            where=str(file),
+        )
+    number, _, rest = name.removeprefix(START + LAYERS).partition(".")
+    module, _, kind = rest.partition(".lora_")
+    kind = f"lora_{kind}"
+    if not number.isdigit() or module not in (FUSED, *RENAMED) or kind not in (SHARED, *CUT):
+        raise ModelError(f"the adapter has a weight with no place in the native model: {name}", where=str(file))
+    if int(number) >= config.num_hidden_layers:
+        raise ModelError(
+            f"the adapter belongs to another model: it has a layer {number}, this model has "
+            f"{config.num_hidden_layers} layers",
+            where=str(file),
+        )
+    layer = f"{START}model.layers.{number}."
+    if module != FUSED:
+        return {f"{layer}{RENAMED[module]}.{kind}": tensor.contiguous()}
+    places = [f"{layer}self_attn.{part}.{kind}" for part in PARTS]
+    if kind == SHARED:
+        return {place: tensor.clone() for place in places}
+    heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    rows = [heads * size, groups * size, groups * size]
+    if tensor.shape[0] != sum(rows):
+        raise ModelError(
+            f"the adapter belongs to another model: its query_key_value has {tensor.shape[0]} rows, this model's "
+            f"has {sum(rows)}",
+            where=str(file),
+        )
+    return {place: part.contiguous() for place, part in zip(places, tensor.split(rows), strict=True)}
