@@ -72,8 +72,14 @@ def plain_model(model: str, adapters: Sequence[str] = ()) -> TrainedModel:
     """
     adapters = adapter_chain(adapters)
     last = Path(adapters[-1]) if adapters else None
-    own = last is not None and has_tokenizer(last) and (last / "adapter_config.json").is_file()
+    own = last is not None and has_tokenizer(last) and not _is_official_prefix(last)
     return TrainedModel(model, tuple(adapters), str(last) if own else model)
+
+
+def _is_official_prefix(folder: Path) -> bool:
+    from danlu.models.chatglm.prefix import find_prefix
+
+    return not (folder / "adapter_config.json").is_file() and find_prefix(folder) is not None
 
 
 def open_run(path: str | Path) -> TrainedModel:
@@ -88,8 +94,8 @@ def open_run(path: str | Path) -> TrainedModel:
     manifest = _manifest(folder)
     method, stage = manifest.get("method") or None, manifest.get("stage") or None
     if (folder / "config.json").is_file() and has_weights(folder):
-        if not manifest:
-            _refuse_prefix(folder)
+        if not manifest and _is_official_prefix(folder):
+            raise _whose_prefix(folder)
         own = has_tokenizer(folder)
         tokenizer = str(folder) if own else _base(manifest, folder)
         return TrainedModel(str(folder), (), tokenizer, method, folder, stage)
@@ -132,17 +138,14 @@ def _base(manifest: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _refuse_prefix(folder: Path) -> None:
+def _whose_prefix(folder: Path) -> RunError:
     """A checkpoint of ChatGLM's P-Tuning scripts looks like a model: config.json and pytorch_model.bin."""
-    from danlu.models.chatglm.prefix import find_prefix
-
-    if find_prefix(folder) is not None:
-        raise RunError(
-            "the folder holds a prefix of the official P-Tuning scripts and does not say for which model",
-            where=str(folder),
-            hint="Give the ChatGLM model with --model (model_name_or_path) and this folder with --adapter "
-            "(adapter_name_or_path).",
-        )
+    return RunError(
+        "the folder holds a prefix of the official P-Tuning scripts and does not say for which model",
+        where=str(folder),
+        hint="Give the ChatGLM model with --model (model_name_or_path) and this folder with --adapter "
+        "(adapter_name_or_path).",
+    )
 
 
 def _nothing_trained(folder: Path) -> RunError:
