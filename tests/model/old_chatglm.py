@@ -19,6 +19,7 @@ def old_lora(
     *,
     modules: tuple[str, ...] = ("self_attention.query_key_value",),
     layers: int = 3,
+    rows: int | None = None,
     safe: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -31,10 +32,10 @@ def old_lora(
     state: dict[str, Any] = {}
     for layer in range(layers):
         for module in modules:
-            rows, columns = SIZES[module]
+            height, columns = SIZES[module]
             start = f"base_model.model.transformer.encoder.layers.{layer}.{module}"
             state[f"{start}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) * 0.1
-            state[f"{start}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * 0.1
+            state[f"{start}.lora_B.weight"] = torch.randn(rows or height, rank, generator=generator) * 0.1
     told = {
         "base_model_name_or_path": "THUDM/chatglm2-6b",
         "bias": "none",

@@ -18,6 +18,7 @@ from danlu.models.combine import combine
 from danlu.models.loading import load_model
 
 pytestmark = pytest.mark.model
+LAYERS = "base_model.model.transformer.encoder.layers."
 NATIVE = {
     "self_attention.query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attention.dense": ("self_attn.o_proj",),
@@ -43,13 +44,43 @@ def test_merged_weights(tiny_models: dict[str, Path], tmp_path: Path, settings: 
     after = merge(load_model(tiny_models["glm"]), [tmp_path / "old"])
     for layer in range(3):
         for module in SIZES:
-            start = f"base_model.model.transformer.encoder.layers.{layer}.{module}"
+            start = f"{LAYERS}{layer}.{module}"
             update = scale * state[f"{start}.lora_B.weight"] @ state[f"{start}.lora_A.weight"]
             assert update.abs().max() > 0.1
             expected = fused(before, layer, module) + update
             torch.testing.assert_close(fused(after, layer, module), expected, atol=1e-5, rtol=1e-5)
     ids = token_batch()
     torch.testing.assert_close(logits_of(attached, ids), logits_of(after, ids), atol=1e-3, rtol=1e-3)
+
+
+def test_rows_that_go_head_by_head(tmp_path: Path) -> None:
+    """With as many key heads as query heads: (query, key, value) of head 0, then of head 1, and so on."""
+    folder = build_model("glm", tmp_path / "glm", num_attention_heads=2, num_key_value_heads=2, head_dim=16)
+    state = old_lora(tmp_path / "old", rows=96)
+    after, before = merge(load_model(folder), [tmp_path / "old"]), load_model(folder)
+    start = f"{LAYERS}1.self_attention.query_key_value"
+    update = 8 * state[f"{start}.lora_B.weight"] @ state[f"{start}.lora_A.weight"]
+    for at, part in enumerate(NATIVE["self_attention.query_key_value"]):
+        expected = update.view(2, 3, 16, 64)[:, at].reshape(32, 64)
+        name = f"model.layers.1.{part}.weight"
+        change = after.get_parameter(name) - before.get_parameter(name)
+        torch.testing.assert_close(change, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_directions_and_lengths(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    """DoRA keeps the length of each row apart: m · (W + s B A) / |W + s B A|, and rows are rows when cut."""
+    before = load_model(tiny_models["glm"])
+    state = old_lora(tmp_path / "old", use_dora=True)
+    start = f"{LAYERS}1.self_attention.query_key_value"
+    for layer in range(3):
+        state[f"{LAYERS}{layer}.self_attention.query_key_value.lora_magnitude_vector"] = torch.rand(128) + 1
+    torch.save(state, tmp_path / "old" / "adapter_model.bin")
+    after = merge(load_model(tiny_models["glm"]), [tmp_path / "old"])
+    whole = fused(before, 1, "self_attention.query_key_value")
+    whole = whole + 8 * state[f"{start}.lora_B.weight"] @ state[f"{start}.lora_A.weight"]
+    expected = state[f"{start}.lora_magnitude_vector"].unsqueeze(1) * whole / whole.norm(dim=1, keepdim=True)
+    found = fused(after, 1, "self_attention.query_key_value")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_it_is_saved_as_an_adapter_of_today(tiny_models: dict[str, Path], tmp_path: Path) -> None:

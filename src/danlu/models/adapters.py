@@ -34,13 +34,13 @@ class AdapterInfo:
         path: the folder.
         kind: PEFT's name of the method, for instance ``LORA``.
         base: the model that it was trained on, as it was named then.
-        official: the weights of a prefix as the scripts of ChatGLM saved it; None for an adapter of today.
+        official: whether it is a prefix as the scripts of ChatGLM saved it, without a description.
     """
 
     path: Path
     kind: str
     base: str | None
-    official: Path | None = None
+    official: bool = False
 
     @property
     def mergeable(self) -> bool:
@@ -80,12 +80,11 @@ def _official_prefix(path: Path) -> AdapterInfo:
     Raises:
         ModelError: when the folder is none either.
     """
-    from danlu.models.chatglm.prefix import find_prefix
+    from danlu.models.chatglm.prefix import has_prefix
 
-    file = find_prefix(path) if path.is_dir() else None
-    if file is not None:
+    if has_prefix(path):
         told = read_folder_json(path / "config.json") if (path / "config.json").is_file() else {}
-        return AdapterInfo(path, "PREFIX_TUNING", told.get("_name_or_path") or None, file)
+        return AdapterInfo(path, "PREFIX_TUNING", told.get("_name_or_path") or None, official=True)
     what = "this is not an adapter: there is no adapter_config.json" if path.exists() else "there is no such adapter"
     checkpoint = newest(path)
     hint = f"Its newest checkpoint is {checkpoint}." if checkpoint else "Check the path."

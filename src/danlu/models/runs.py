@@ -77,9 +77,9 @@ def plain_model(model: str, adapters: Sequence[str] = ()) -> TrainedModel:
 
 
 def _is_official_prefix(folder: Path) -> bool:
-    from danlu.models.chatglm.prefix import find_prefix
+    from danlu.models.chatglm.prefix import has_prefix
 
-    return not (folder / "adapter_config.json").is_file() and find_prefix(folder) is not None
+    return not (folder / "adapter_config.json").is_file() and has_prefix(folder)
 
 
 def open_run(path: str | Path) -> TrainedModel:

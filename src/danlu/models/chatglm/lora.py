@@ -2,28 +2,30 @@
 
 There queries, keys and values are one matrix W = [Wq; Wk; Wv]. Its update B A splits as the matrix does: A (r, in) is
 shared, B (out, r) is cut along its rows. So every part gets a copy of A and its rows of B, and the sum is the same.
-Other layers only change their names.
+Other layers only change their names. A model with as many key heads as query heads comes from a layout in which the
+rows go head by head (``multi_query_attention: false``).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from danlu.core.errors import ModelError
-from danlu.core.files import write_json
-from danlu.models.chatglm.files import read_from, tensor_names
+from danlu.core.files import replacing, write_json
+from danlu.models.chatglm.layout import fused_rows
 from danlu.models.prefix import write_tensors
 from danlu.models.sources import read_folder_json
 
 START = "base_model.model."
 LAYERS, FIRST_GENERATION = "transformer.encoder.layers.", "transformer.layers."
-FUSED, PARTS = "self_attention.query_key_value", ("q_proj", "k_proj", "v_proj")
+FUSED = "self_attention.query_key_value"
 RENAMED = {
     "self_attention.dense": "self_attn.o_proj",
     "mlp.dense_h_to_4h": "mlp.gate_up_proj",
@@ -37,7 +39,7 @@ REFUSED = {
     "alpha_pattern": "another scale for some layers",
     "layer_replication": "repeated layers",
 }
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+TARGET_FILE = "adapter_model.safetensors"
 
 
 @contextmanager
@@ -47,25 +49,41 @@ def fitted(folder: Path, model: Any) -> Iterator[Path]:
     Raises:
         ModelError: when it is an adapter of ChatGLM's first code that cannot be translated or has another shape.
     """
-    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if model.config.model_type != "glm" or file is None or not is_old(tensor_names(file)):
+    tensors = _read(folder) if model.config.model_type == "glm" else {}
+    if not is_old(tensors):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="danlu-") as copy:
-        translate(folder, model.config, Path(copy))
+        translate(folder, tensors, model.config, Path(copy))
         yield Path(copy)
 
 
-def is_old(names: list[str]) -> bool:
+def _read(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter, from either kind of file.
+
+    Raises:
+        ModelError: when it is damaged.
+    """
+    from peft.utils import load_peft_weights
+
+    try:
+        return dict(load_peft_weights(str(folder), device="cpu"))
+    except Exception as error:  # pickle, zip and safetensors errors share no base class
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"the adapter cannot be read ({first})", where=str(folder)) from error
+
+
+def is_old(names: Collection[str]) -> bool:
     """Whether tensors of an adapter have the names of ChatGLM's first code."""
     return any(name.startswith((START + LAYERS, START + FIRST_GENERATION)) for name in names)
 
 
-def translate(folder: Path, config: Any, target: Path) -> None:
+def translate(folder: Path, tensors: Mapping[str, Tensor], config: Any, target: Path) -> None:
     """Write an old adapter as one for the native model: adapter_config.json and adapter_model.safetensors.
 
     Args:
         folder: the old adapter.
+        tensors: its weights.
         config: of the native model.
         target: an existing folder.
 
@@ -82,47 +100,48 @@ def translate(folder: Path, config: Any, target: Path) -> None:
         raise ModelError(
             f"the adapter was trained with biases (bias: {told['bias']}), which cannot be translated", where=str(folder)
         )
-    file = next(folder / name for name in WEIGHT_FILES if (folder / name).is_file())
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in read_from(file, tensor_names(file)).items():
-        tensors |= _translated(name, tensor, config, file)
-    targets = sorted({name.rsplit(".lora_", 1)[0].rsplit(".", 1)[-1] for name in tensors})
+    native: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        native |= _translated(name, tensor, config, folder)
+    targets = sorted({name.rsplit(".lora_", 1)[0].rsplit(".", 1)[-1] for name in native})
     write_json(target / "adapter_config.json", told | {"target_modules": targets})
-    path = target / WEIGHT_FILES[0]
-    path.touch()
-    write_tensors(tensors, path)
+    with replacing(target / TARGET_FILE) as temporary:
+        write_tensors(native, temporary)
 
 
-def _translated(name: str, tensor: Tensor, config: Any, file: Path) -> dict[str, Tensor]:
+def _translated(name: str, tensor: Tensor, config: Any, folder: Path) -> dict[str, Tensor]:
     """One tensor of an old adapter under the native names: one, or a part for each of q, k and v."""
     if name.startswith(START + FIRST_GENERATION):
         raise ModelError(
             "the adapter belongs to another model: it was trained on the first ChatGLM-6B, this is a ChatGLM2 or 3",
-            where=str(file),
+            where=str(folder),
         )
     number, _, rest = name.removeprefix(START + LAYERS).partition(".")
     module, _, kind = rest.partition(".lora_")
     kind = f"lora_{kind}"
     if not number.isdigit() or module not in (FUSED, *RENAMED) or kind not in (SHARED, *CUT):
-        raise ModelError(f"the adapter has a weight with no place in the native model: {name}", where=str(file))
+        raise ModelError(f"the adapter has a weight with no place in the native model: {name}", where=str(folder))
     if int(number) >= config.num_hidden_layers:
         raise ModelError(
             f"the adapter belongs to another model: it has a layer {number}, this model has "
             f"{config.num_hidden_layers} layers",
-            where=str(file),
+            where=str(folder),
         )
     layer = f"{START}model.layers.{number}."
     if module != FUSED:
         return {f"{layer}{RENAMED[module]}.{kind}": tensor.contiguous()}
-    places = [f"{layer}self_attn.{part}.{kind}" for part in PARTS]
-    if kind == SHARED:
-        return {place: tensor.clone() for place in places}
     heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    rows = [heads * size, groups * size, groups * size]
-    if tensor.shape[0] != sum(rows):
+    parts = fused_rows(heads, groups, size, by_head=heads == groups)
+    if kind == SHARED:
+        return {f"{layer}self_attn.{part}.{kind}": tensor.clone() for part in parts}
+    count = (heads + 2 * groups) * size
+    if tensor.shape[0] != count:
         raise ModelError(
             f"the adapter belongs to another model: its query_key_value has {tensor.shape[0]} rows, this model's "
-            f"has {sum(rows)}",
-            where=str(file),
+            f"has {count}",
+            where=str(folder),
         )
-    return {place: part.contiguous() for place, part in zip(places, tensor.split(rows), strict=True)}
+    return {
+        f"{layer}self_attn.{part}.{kind}": torch.cat([tensor[start:stop] for start, stop in rows])
+        for part, rows in parts.items()
+    }

@@ -9,6 +9,7 @@ directly, on a network it goes into weight and bias of the last layer, so the ne
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from danlu.core.console import note
 from danlu.core.errors import ModelError
-from danlu.models.chatglm.files import read_from, tensor_files
 from danlu.models.chatglm.turning import turn, turn_back
 from danlu.models.prefix import PrefixEncoder, PrefixShape, other_model
+from danlu.models.shards import PATTERNS, Shards
 
 START = "transformer.prefix_encoder."
 OUTPUT = "network.2"
@@ -45,15 +46,22 @@ class OfficialPrefix:
     others: int
 
 
-def find_prefix(folder: Path) -> Path | None:
-    """The file that holds an official prefix, None when the folder has none. Only names are read."""
-    table = f"{START}embedding.weight"
-    return next((file for file, names in tensor_files(folder).items() if table in names), None)
+def has_prefix(folder: Path) -> bool:
+    """Whether a folder holds an official prefix; only names of tensors are read.
+
+    Raises:
+        ModelError: when its weight files are damaged.
+    """
+    if not any(any(folder.glob(pattern)) for pattern in PATTERNS.values()):
+        return False
+    return f"{START}embedding.weight" in Shards(folder).stored
 
 
 def count_prefix(folder: Path) -> int:
     """How many numbers an official prefix and its network have; 0 when there is none."""
-    return sum(tensor.numel() for tensor in read_prefix(folder).tensors.values()) if find_prefix(folder) else 0
+    if not has_prefix(folder):
+        return 0
+    return sum(prod(part.shape) for name, part in Shards(folder).stored.items() if name.startswith(START))
 
 
 def read_prefix(folder: Path) -> OfficialPrefix:
@@ -62,13 +70,9 @@ def read_prefix(folder: Path) -> OfficialPrefix:
     Raises:
         ModelError: when there is none, or parts of it are missing or unknown.
     """
-    found: dict[str, Tensor] = {}
-    others = 0
-    for file, names in tensor_files(folder).items():
-        wanted = [name for name in names if name.startswith(START)]
-        others += len(names) - len(wanted)
-        if wanted:
-            found |= {name.removeprefix(START): value.float() for name, value in read_from(file, wanted).items()}
+    shards = Shards(folder)
+    wanted = [name for name in shards.stored if name.startswith(START)]
+    found = {name.removeprefix(START): shards.read(name).float().clone() for name in wanted}
     if found.keys() not in ({"embedding.weight"}, NAMES.keys()):
         listed = ", ".join(sorted(found)) or "nothing"
         raise ModelError(
@@ -76,7 +80,7 @@ def read_prefix(folder: Path) -> OfficialPrefix:
             where=str(folder),
             hint=f"Expected embedding.weight alone, or {', '.join(NAMES)}.",
         )
-    return OfficialPrefix(found, others)
+    return OfficialPrefix(found, len(shards.stored) - len(wanted))
 
 
 def import_prefix(folder: Path, config: Any, *, dropout: float = 0.0) -> PrefixEncoder:
