@@ -62,3 +62,19 @@ def native_v2(folder: Path, **rope: Any) -> Any:
     model = GlmForCausalLM(config)
     model.load_state_dict(state)
     return model.eval()
+
+
+def as_official(model: Any, prefix: Any, ids: Any) -> Any:
+    """Logits as the official code has them: keys not turned, the text from position 0."""
+    import torch
+
+    from danlu.engine.decoding import first_positions
+    from danlu.models.prefix import filled_cache
+
+    text = torch.ones_like(ids)
+    return model(
+        input_ids=ids,
+        attention_mask=torch.cat([text.new_ones(len(ids), prefix.shape.length), text], dim=1),
+        position_ids=first_positions(model, ids, text),
+        past_key_values=filled_cache(prefix(), len(ids), model.dtype),
+    ).logits

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from chatglm_tiny import golden, native_v2
-from torch import Tensor
+from chatglm_tiny import as_official, golden, native_v2
 from torch.nn import functional as F
 
 from danlu.engine.decoding import Row, decode_rows
 from danlu.engine.protocol import GenerationOptions
 from danlu.models.adapters import attach
 from danlu.models.chatglm.prefix import NAMES, START, import_prefix, official_state
-from danlu.models.prefix import PrefixEncoder, PrefixModel, PrefixShape, filled_cache
+from danlu.models.prefix import PrefixEncoder, PrefixModel, PrefixShape
 
 pytestmark = pytest.mark.golden
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -94,15 +93,6 @@ def test_keys_that_are_not_turned_answer_differently(tiny: Path, known: dict[str
     with torch.no_grad():
         logits = PrefixModel(model, prefix)(input_ids=known["ids"]).logits
     assert (logits - known["prefix0_logits"]).abs().max() > 0.1
-
-
-def as_official(model: Any, prefix: PrefixEncoder, ids: Tensor) -> Tensor:
-    """Logits as the official code has them: keys not turned, the text from position 0."""
-    places = torch.arange(ids.shape[1]).expand(ids.shape)
-    cache = filled_cache(prefix(), len(ids), model.dtype)
-    mask = torch.ones(len(ids), prefix.shape.length + ids.shape[1], dtype=torch.long)
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache).logits
-    return logits
 
 
 def official_encoder(known: dict[str, Any], case: str, config: Any) -> PrefixEncoder:

@@ -127,7 +127,7 @@ def official_state(prefix: PrefixEncoder, config: Any, *, hidden_size: int) -> d
     if prefix.projection and not _is_official(prefix, config, hidden_size):
         state = {"embedding.weight": prefix.table().detach().float().cpu()}
     turned = turn_back(state, prefix.shape, config)
-    return {START + name: turned[ours].contiguous() for name, ours in NAMES.items() if ours in turned}
+    return {START + name: turned[ours].contiguous().clone() for name, ours in NAMES.items() if ours in turned}
 
 
 def _is_official(prefix: PrefixEncoder, config: Any, hidden_size: int) -> bool:

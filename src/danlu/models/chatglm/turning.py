@@ -23,31 +23,43 @@ def rotation(config: Any, position: int) -> Tensor:
         ModelError: when the model is no native ChatGLM.
     """
     if config.model_type == "glm":
-        return _interleaved(config, position)
+        return _neighbours(config, position)
+    if config.model_type == "chatglm":
+        return _first_half(config, position)
     raise ModelError(
         f"prefixes of the official scripts are for ChatGLM, and this is a {config.model_type} model",
         hint="Name the ChatGLM model that the prefix was trained on.",
     )
 
 
-def _interleaved(config: Any, position: int) -> Tensor:
-    """ChatGLM2 and 3: neighbours 2i and 2i+1 are turned together, in the first part of a head."""
+def _neighbours(config: Any, position: int) -> Tensor:
+    """ChatGLM2 and 3: numbers 2i and 2i + 1 are turned together, in the first part of a head."""
     from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 
     kind = config.rope_parameters["rope_type"]
     if kind not in KNOWN_ROPE:
         raise ModelError(f"no ChatGLM has rotary embeddings of the type {kind!r}")
     angles = GlmRotaryEmbedding(config).inv_freq.double() * position
-    matrix = torch.eye(config.head_dim, dtype=torch.float64)
     even = torch.arange(len(angles)) * 2
-    return _planes(matrix, even, even + 1, angles)
+    return _planes(config.head_dim, (even, even + 1), angles.cos(), angles.sin())
 
 
-def _planes(matrix: Tensor, first: Tensor, second: Tensor, angles: Tensor) -> Tensor:
-    """Write a turn by ``angles`` of the planes (first, second) into a matrix that leaves them alone."""
-    matrix[first, first] = matrix[second, second] = angles.cos()
-    matrix[first, second] = -angles.sin()
-    matrix[second, first] = angles.sin()
+def _first_half(config: Any, position: int) -> Tensor:
+    """ChatGLM-6B: a prefix moves the first row of positions only, and that turns the first half of a head."""
+    from danlu.models.chatglm.v1.modeling import angles
+
+    cosine, sine = (part[0, 0] for part in angles(torch.tensor([position, 0]).view(2, 1, 1), config.head_dim))
+    low = torch.arange(config.head_dim // 4)
+    return _planes(config.head_dim, (low, low + len(low)), cosine[low].double(), sine[low].double())
+
+
+def _planes(size: int, planes: tuple[Tensor, Tensor], cosine: Tensor, sine: Tensor) -> Tensor:
+    """A matrix (size, size) that turns some planes and leaves everything else alone."""
+    matrix = torch.eye(size, dtype=torch.float64)
+    first, second = planes
+    matrix[first, first] = matrix[second, second] = cosine
+    matrix[first, second] = -sine
+    matrix[second, first] = sine
     return matrix
 
 
