@@ -61,14 +61,25 @@ def old_lora(
     return state
 
 
-def old_prefix(folder: Path, *, length: int = 5, network: bool = False, width: int = 3 * 2 * 2 * 16) -> dict[str, Any]:
-    """Write a checkpoint of the official P-Tuning scripts with random weights; its tensors."""
+def old_prefix(
+    folder: Path,
+    *,
+    length: int = 5,
+    network: bool = False,
+    width: int = 3 * 2 * 2 * 16,
+    embedding: int | None = None,
+) -> dict[str, Any]:
+    """Write a checkpoint of the official P-Tuning scripts with random weights; its tensors.
+
+    The first generation's network begins narrow (``embedding``), that of the later ones as wide as it ends.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(6)
-    sizes: dict[str, tuple[int, ...]] = {"embedding.weight": (length, width)}
+    first = (embedding or width) if network else width
+    sizes: dict[str, tuple[int, ...]] = {"embedding.weight": (length, first)}
     if network:
-        sizes |= {"trans.0.weight": (64, width), "trans.0.bias": (64,)}
+        sizes |= {"trans.0.weight": (64, first), "trans.0.bias": (64,)}
         sizes |= {"trans.2.weight": (width, 64), "trans.2.bias": (width,)}
     state = {
         f"transformer.prefix_encoder.{name}": torch.randn(size, generator=generator) * 0.3

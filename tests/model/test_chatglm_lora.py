@@ -120,15 +120,35 @@ def test_one_of_another_shape(tiny_models: dict[str, Path], tmp_path: Path) -> N
         attach(load_model(wide), tmp_path / "old")
 
 
-def test_one_of_the_first_generation(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    state = old_lora(tmp_path / "old")
-    renamed = {
+def old_first(folder: Path) -> dict[str, Any]:
+    """An adapter of the first generation, whose model keeps its names; its tensors."""
+    state = {
         name.replace("encoder.layers", "layers").replace("self_attention", "attention"): value
-        for name, value in state.items()
+        for name, value in old_lora(folder, rows=192).items()
     }
-    torch.save(renamed, tmp_path / "old" / "adapter_model.bin")
-    with pytest.raises(ModelError, match="first ChatGLM-6B"):
-        attach(load_model(tiny_models["glm"]), tmp_path / "old")
+    torch.save(state, folder / "adapter_model.bin")
+    return state
+
+
+def test_the_first_generation_takes_its_own(chatglm1: Path, tmp_path: Path) -> None:
+    state, ids = old_first(tmp_path / "old"), token_batch()
+    attached = attach(load_model(chatglm1), tmp_path / "old", trainable=True)
+    assert sum(value.requires_grad for value in attached.parameters()) == len(state)
+    before, after = load_model(chatglm1), merge(load_model(chatglm1), [tmp_path / "old"])
+    name = "transformer.layers.1.attention.query_key_value"
+    update = 8 * state[f"base_model.model.{name}.lora_B.weight"] @ state[f"base_model.model.{name}.lora_A.weight"]
+    change = after.get_parameter(f"{name}.weight") - before.get_parameter(f"{name}.weight")
+    torch.testing.assert_close(change, update, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits_of(attached, ids), logits_of(after, ids), atol=1e-3, rtol=1e-3)
+
+
+def test_one_of_another_generation(tiny_models: dict[str, Path], chatglm1: Path, tmp_path: Path) -> None:
+    old_first(tmp_path / "first")
+    with pytest.raises(ModelError, match="trained on the first ChatGLM-6B, this is ChatGLM2 or 3"):
+        attach(load_model(tiny_models["glm"]), tmp_path / "first")
+    old_lora(tmp_path / "later")
+    with pytest.raises(ModelError, match="trained on ChatGLM2 or 3, this is the first ChatGLM-6B"):
+        attach(load_model(chatglm1), tmp_path / "later")
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,16 @@ def glm(tiny_models: dict[str, Path]) -> Path:
 
 
 @pytest.mark.parametrize("network", [False, True], ids=["table", "network"])
-def test_training_goes_on(glm: Path, tmp_path: Path, network: bool) -> None:
-    state = old_prefix(tmp_path / "old", network=network)
+@pytest.mark.parametrize("generation", ["first", "later"])
+def test_training_goes_on(glm: Path, chatglm1: Path, tmp_path: Path, generation: str, network: bool) -> None:
+    model = glm
+    if generation == "first":
+        model = chatglm1
+        state = old_prefix(tmp_path / "old", network=network, width=3 * 2 * 64, embedding=64)
+    else:
+        state = old_prefix(tmp_path / "old", network=network)
     run = tune(
-        glm,
+        model,
         write_rows(tmp_path / "rows.jsonl"),
         tmp_path / "run",
         finetuning_type="p_tuning_v2",
@@ -41,8 +47,8 @@ def test_training_goes_on(glm: Path, tmp_path: Path, network: bool) -> None:
         learning_rate=0.05,
     )
     assert sum(losses(run)[-4:]) < sum(losses(run)[:4])
-    before = attach(load_model(glm), tmp_path / "old").prefix
-    after = attach(load_model(glm), run).prefix
+    before = attach(load_model(model), tmp_path / "old").prefix
+    after = attach(load_model(model), run).prefix
     assert (run / NETWORK_FILE).is_file() is network
     assert len(before.state_dict()) == len(state)
     for name, value in before.state_dict().items():

@@ -9,7 +9,7 @@ rows go head by head (``multi_query_attention: false``).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,12 @@ from danlu.models.prefix import write_tensors
 from danlu.models.sources import read_folder_json
 
 START = "base_model.model."
-LAYERS, FIRST_GENERATION = "transformer.encoder.layers.", "transformer.layers."
+LAYERS = "transformer.encoder.layers."
+OTHER_GENERATION = {"glm": f"{START}transformer.layers.", "chatglm": f"{START}{LAYERS}"}
+"""Model type, and how tensors begin of an adapter that belongs to the other generation.
+
+The first one keeps the names of its release, so its own adapters need no translation."""
+
 FUSED = "self_attention.query_key_value"
 RENAMED = {
     "self_attention.dense": "self_attn.o_proj",
@@ -49,8 +54,16 @@ def fitted(folder: Path, model: Any) -> Iterator[Path]:
     Raises:
         ModelError: when it is an adapter of ChatGLM's first code that cannot be translated or has another shape.
     """
-    tensors = _read(folder) if model.config.model_type == "glm" else {}
-    if not is_old(tensors):
+    kind = model.config.model_type
+    tensors = _read(folder) if kind in OTHER_GENERATION else {}
+    if any(name.startswith(OTHER_GENERATION[kind]) for name in tensors):
+        names = ["the first ChatGLM-6B", "ChatGLM2 or 3"]
+        theirs, ours = names if kind == "glm" else reversed(names)
+        raise ModelError(
+            f"the adapter belongs to another model: it was trained on {theirs}, this is {ours}",
+            where=str(folder),
+        )
+    if kind != "glm" or not any(name.startswith(START + LAYERS) for name in tensors):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="danlu-") as copy:
@@ -71,11 +84,6 @@ def _read(folder: Path) -> dict[str, Tensor]:
     except Exception as error:  # pickle, zip and safetensors errors share no base class
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"the adapter cannot be read ({first})", where=str(folder)) from error
-
-
-def is_old(names: Collection[str]) -> bool:
-    """Whether tensors of an adapter have the names of ChatGLM's first code."""
-    return any(name.startswith((START + LAYERS, START + FIRST_GENERATION)) for name in names)
 
 
 def translate(folder: Path, tensors: Mapping[str, Tensor], config: Any, target: Path) -> None:
@@ -111,11 +119,6 @@ def translate(folder: Path, tensors: Mapping[str, Tensor], config: Any, target: 
 
 def _translated(name: str, tensor: Tensor, config: Any, folder: Path) -> dict[str, Tensor]:
     """One tensor of an old adapter under the native names: one, or a part for each of q, k and v."""
-    if name.startswith(START + FIRST_GENERATION):
-        raise ModelError(
-            "the adapter belongs to another model: it was trained on the first ChatGLM-6B, this is a ChatGLM2 or 3",
-            where=str(folder),
-        )
     number, _, rest = name.removeprefix(START + LAYERS).partition(".")
     module, _, kind = rest.partition(".lora_")
     kind = f"lora_{kind}"
