@@ -9,7 +9,7 @@ rows go head by head (``multi_query_attention: false``).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def fitted(folder: Path, model: Any) -> Iterator[Path]:
         ModelError: when it is an adapter of ChatGLM's first code that cannot be translated or has another shape.
     """
     kind = model.config.model_type
-    tensors = _read(folder) if kind in OTHER_GENERATION else {}
+    tensors = read_lora(folder) if kind in OTHER_GENERATION else {}
     if any(name.startswith(OTHER_GENERATION[kind]) for name in tensors):
         names = ["the first ChatGLM-6B", "ChatGLM2 or 3"]
         theirs, ours = names if kind == "glm" else reversed(names)
@@ -63,7 +63,7 @@ def fitted(folder: Path, model: Any) -> Iterator[Path]:
             f"the adapter belongs to another model: it was trained on {theirs}, this is {ours}",
             where=str(folder),
         )
-    if kind != "glm" or not any(name.startswith(START + LAYERS) for name in tensors):
+    if kind != "glm" or not is_old(tensors):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="danlu-") as copy:
@@ -71,7 +71,12 @@ def fitted(folder: Path, model: Any) -> Iterator[Path]:
         yield Path(copy)
 
 
-def _read(folder: Path) -> dict[str, Tensor]:
+def is_old(tensors: Collection[str]) -> bool:
+    """Whether tensors of an adapter are named as in ChatGLM2's and 3's first code."""
+    return any(name.startswith(START + LAYERS) for name in tensors)
+
+
+def read_lora(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter, from either kind of file.
 
     Raises:
