@@ -196,13 +196,19 @@ def _compare_names(info: AdapterInfo, model: Any) -> None:
 
 
 def _check_keys(attached: Any, info: AdapterInfo, model: Any, folder: Path) -> None:
-    """PEFT leaves out what it cannot place: refuse an adapter that is not used whole."""
+    """PEFT leaves out what it cannot place: refuse an adapter that is not used whole.
+
+    PEFT itself would read the vocabulary's size from the base's folder, which may be of another layout or only on
+    the hub; here embeddings belong to an adapter that has them.
+    """
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     with quiet():
         saved = set(load_peft_weights(str(folder), device="cpu"))
-        placed = set(get_peft_model_state_dict(attached))
+        placed = set(get_peft_model_state_dict(attached, save_embedding_layers=False))
+        if saved - placed:
+            placed |= saved & set(get_peft_model_state_dict(attached, save_embedding_layers=True))
     if saved != placed:
         missing, unused = placed - saved, saved - placed
         example = min(missing or unused)

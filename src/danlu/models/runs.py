@@ -26,6 +26,7 @@ class TrainedModel:
         method: the method of the run, if it is one.
         run: the run directory, None for a plain model.
         stage: what the run learnt.
+        base: what full or freeze tuning started from, if ``model`` is the run itself and the run says it.
     """
 
     model: str
@@ -34,6 +35,7 @@ class TrainedModel:
     method: str | None = None
     run: Path | None = None
     stage: str | None = None
+    base: str | None = None
 
     def load(
         self, *, dtype: DataType = "auto", device: str | None = None, attention: str | None = None
@@ -97,8 +99,9 @@ def open_run(path: str | Path) -> TrainedModel:
         if not manifest and _is_official_prefix(folder):
             raise _whose_prefix(folder)
         own = has_tokenizer(folder)
-        tokenizer = str(folder) if own else _base(manifest, folder)
-        return TrainedModel(str(folder), (), tokenizer, method, folder, stage)
+        told = manifest.get("base") or manifest.get("base_model")
+        before = _base(manifest, folder) if told or not own else None
+        return TrainedModel(str(folder), (), str(folder) if own else str(before), method, folder, stage, before)
     if not (folder / "adapter_config.json").is_file():
         raise _nothing_trained(folder)
     base = _base(manifest, folder)

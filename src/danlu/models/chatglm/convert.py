@@ -19,7 +19,7 @@ from danlu.models.chatglm.families import generation
 from danlu.models.chatglm.layout import Layout, glm_config, read_layout
 from danlu.models.chatglm.tensors import INVERSE_FREQUENCIES, Made, native_tensors, original_tensors
 from danlu.models.folders import made_once, room_for
-from danlu.models.shards import CODES, Shards, Stored, write_shards
+from danlu.models.shards import CODES, NAMES, Shards, Stored, write_shards
 from danlu.models.sources import read_folder_json
 
 LAYOUT_VERSION = 1
@@ -74,6 +74,14 @@ def converted_family(folder: Path) -> str | None:
     return str(read_folder_json(path)["family"]) if path.is_file() else None
 
 
+def lasting_folder(folder: Path) -> Path:
+    """What to record for a folder that is used: the original where it is a conversion in the cache, else itself."""
+    if folder.parent == cache_folder("models") and (folder / RECORD).is_file():
+        source = Path(read_folder_json(folder / RECORD)["source"])
+        return source if source.is_dir() else folder
+    return folder
+
+
 def _state(folder: Path) -> str:
     """Names, sizes and times of everything that a conversion reads."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
@@ -105,13 +113,8 @@ def convert(
     write_shards(target, tensors, values, limit=max(int(shard_size * 1e9), 1))
     config = read_folder_json(source / "config.json")
     written = Counter(tensor.dtype for tensor in tensors).most_common(1)[0][0]
-    name = next(name for name, code in CODES.items() if code == written)
-    write_json(target / "config.json", glm_config(layout, name))
-    generation_config = _generation(source)
-    write_json(
-        target / "generation_config.json",
-        {"eos_token_id": layout.eos, "pad_token_id": layout.pad, **generation_config},
-    )
+    write_json(target / "config.json", glm_config(layout, NAMES[written]))
+    write_json(target / "generation_config.json", _generation(source, layout))
     write_tokenizer_files(source, target)
     write_json(target / RECORD, _record(source, layout, config, shards))
 
@@ -156,10 +159,16 @@ def _cast(tensor: Any, dtype: str | None) -> Any:
     return tensor if dtype is None else tensor.to(getattr(torch, dtype))
 
 
-def _generation(source: Path) -> dict[str, Any]:
+def _generation(source: Path, layout: Layout) -> dict[str, Any]:
+    """generation_config.json: the original's, with the tokens that config.json names where it names none."""
+    given = _generation_config(source) or {}
+    kept = {key: value for key, value in given.items() if not key.startswith("_") and key != "transformers_version"}
+    return {"eos_token_id": layout.eos, "pad_token_id": layout.pad, **kept}
+
+
+def _generation_config(source: Path) -> dict[str, Any] | None:
     path = source / "generation_config.json"
-    given = read_folder_json(path) if path.is_file() else {}
-    return {key: value for key, value in given.items() if not key.startswith("_") and key != "transformers_version"}
+    return read_folder_json(path) if path.is_file() else None
 
 
 def write_tokenizer_files(source: Path, target: Path) -> None:
@@ -185,5 +194,6 @@ def _record(source: Path, layout: Layout, config: Mapping[str, Any], shards: Sha
         "generation": "v2",
         "fingerprint": weights_fingerprint(source),
         "config": dict(config),
+        "generation_config": _generation_config(source),
         "left_out": dropped,
     }
