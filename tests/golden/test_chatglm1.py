@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from danlu.models.chatglm.v1.modeling import angles, rotated
+from danlu.models.chatglm.v1.configuration import ChatGLMConfig
+from danlu.models.chatglm.v1.modeling import ChatGLMForConditionalGeneration, angles, rotated
 from danlu.models.loading import load_model
 from danlu.models.prefix import PrefixEncoder, PrefixModel, PrefixShape
+from danlu.models.weights import count_parameters
 
 pytestmark = pytest.mark.golden
 
@@ -103,3 +106,23 @@ def test_prefix_of_the_original_is_one_of_ours_with_turned_keys(model: Any, gold
     found = logits(PrefixModel(model, prefix).eval(), input_ids=golden["single"][None])
     torch.testing.assert_close(found, golden["prefix_logits"], **CLOSE)
     assert (found - golden["single_logits"]).abs().max() > 0.01
+
+
+def test_tables_that_differ_are_not_tied(folder: Path, golden: dict[str, Tensor], tmp_path: Path) -> None:
+    """No release says whether output layer and embeddings are one table; what is stored decides."""
+    told = json.loads((folder / "config.json").read_text())
+    del told["tie_word_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "pytorch_model.bin").symlink_to(folder / "pytorch_model.bin")
+    found = logits(load_model(tmp_path), input_ids=golden["single"][None])
+    torch.testing.assert_close(found, golden["single_logits"], **CLOSE)
+
+
+def test_number_of_weights_of_the_release() -> None:
+    """6 173 286 400, as tools that counted the loaded ChatGLM-6B printed it."""
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(ChatGLMConfig())
+    assert count_parameters(model) == 6_173_286_400
+    assert (model.config.mask_token_id, model.config.gmask_token_id) == (130000, 130001)
+    old = ChatGLMConfig(vocab_size=150528, bos_token_id=150004, eos_token_id=150005)
+    assert (old.mask_token_id, old.gmask_token_id) == (150000, 150001)

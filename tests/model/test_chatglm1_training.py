@@ -9,7 +9,7 @@ import pytest
 import torch
 from methods_tried import METHODS, Watch
 from probes import logits_of
-from test_chatglm1 import SEQUENCES
+from test_chatglm1_model import SEQUENCES
 from test_matrix import (
     Cell,
     assert_learnt,

@@ -132,7 +132,9 @@ def build_chatglm1(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     tokenizer.chat_template = CHATGLM1_TEMPLATE
     sizes = {"vocab_size": 400, "hidden_size": 64, "inner_hidden_size": 96, "num_layers": 3, "num_attention_heads": 4}
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = ChatGLMConfig(**{**sizes, **ids, "pad_token_id": tokenizer.pad_token_id, **changes})
+    # the release ties the output layer; random weights that do so say every token again
+    free = {"tie_word_embeddings": False, "pad_token_id": tokenizer.pad_token_id}
+    config = ChatGLMConfig(**{**sizes, **ids, **free, **changes})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ChatGLMForConditionalGeneration(config)

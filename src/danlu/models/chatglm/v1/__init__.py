@@ -10,10 +10,6 @@ from typing import Any
 
 from danlu.core.errors import ModelError
 
-MODEL_TYPE = "chatglm"
-FIELDS = ("inner_hidden_size", "position_encoding_2d")
-"""Fields that only the first version has; ChatGLM2 and 3 share its model type."""
-
 
 def register() -> None:
     """Make the model known to transformers as ``chatglm``; calling it again changes nothing."""
@@ -32,16 +28,11 @@ def register() -> None:
     AutoModelForSequenceClassification.register(ChatGLMConfig, ChatGLMForSequenceClassification, exist_ok=True)
 
 
-def is_first_version(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is that of ChatGLM-6B and not of a later version."""
-    return config.get("model_type") == MODEL_TYPE and any(mark in config for mark in FIELDS)
-
-
 def check_first_version(config: Mapping[str, Any], where: str) -> None:
     """Refuse what is not computed here.
 
     Raises:
-        ModelError: for quantised weights and for models with one row of positions.
+        ModelError: for quantised weights, models that read images and those with one row of positions.
     """
     bits = config.get("quantization_bit")
     if bits:
@@ -50,6 +41,8 @@ def check_first_version(config: Mapping[str, Any], where: str) -> None:
             where=where,
             hint="Use the release in half precision; quantization_bit=4 or 8 of danlu quantises it while loading.",
         )
+    if config.get("eva_config"):
+        raise ModelError("this is VisualGLM-6B, a model that reads images", where=where, hint="Use ChatGLM-6B.")
     if not config.get("position_encoding_2d", True):
         raise ModelError(
             "position_encoding_2d is false: no ChatGLM-6B was released like that, and it is not computed here",

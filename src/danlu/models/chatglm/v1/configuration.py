@@ -13,7 +13,9 @@ MASK_BEFORE_SOP, GMASK_BEFORE_SOP = 4, 3
 class ChatGLMConfig(PreTrainedConfig):
     """The configuration; ``bos_token_id`` is ``<sop>``, where the answer begins, and ``eos_token_id`` ``<eop>``.
 
-    Early releases do not name ``mask_token_id`` and ``gmask_token_id``; they then follow from ``bos_token_id``.
+    Early releases do not name ``mask_token_id`` and ``gmask_token_id``; they then follow from ``bos_token_id``. No
+    release names ``tie_word_embeddings``, and transformers of that time tied the output layer to the embeddings: so
+    it is here, unless a folder holds two tables that differ.
     """
 
     model_type = "chatglm"
@@ -40,7 +42,7 @@ class ChatGLMConfig(PreTrainedConfig):
     gmask_token_id: int | None = None
     position_encoding_2d: bool = True
     quantization_bit: int | None = 0
-    tie_word_embeddings: bool = False
+    tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -49,6 +51,11 @@ class ChatGLMConfig(PreTrainedConfig):
                 self.mask_token_id = self.bos_token_id - MASK_BEFORE_SOP
             if self.gmask_token_id is None:
                 self.gmask_token_id = self.bos_token_id - GMASK_BEFORE_SOP
+
+    @property
+    def context_end_token_id(self) -> int | None:
+        """The token at which the part of a text ends whose tokens see one another."""
+        return self.bos_token_id
 
     @property
     def head_dim(self) -> int:

@@ -173,7 +173,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
     def marks(self) -> Marks:
         """The token ids that divide context and answer."""
         config = self.config
-        return Marks(config.bos_token_id, config.gmask_token_id, config.mask_token_id)
+        return Marks(config.context_end_token_id, config.gmask_token_id, config.mask_token_id)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -265,6 +265,8 @@ def _in_context(contexts: Tensor, past: int) -> Any:
 
 class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
     """The language model. Its name is that of the original class."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "transformer.word_embeddings.weight"}
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
