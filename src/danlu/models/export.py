@@ -282,5 +282,5 @@ def _describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer
 
 
 def _digest(folder: Path) -> str | None:
-    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin"]
+    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin", folder / "pytorch_model.bin"]
     return next((sha256(file) for file in files if file.is_file()), None)

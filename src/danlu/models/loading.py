@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from danlu.core.errors import ModelError
 from danlu.models.chatglm.convert import converted_family, is_original, native_folder
-from danlu.models.chatglm.families import family_names, find_family
+from danlu.models.chatglm.families import family_names, find_family, generation
+from danlu.models.chatglm.v1 import check_first_version, register
 from danlu.models.gguf import dequantised
 from danlu.models.hub import fetch
 from danlu.models.quantize import Quantization, keep_layout, quantized
@@ -162,6 +163,10 @@ def check_architecture(folder: Path) -> str:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     where = str(folder / "config.json")
+    if generation(config) == "v1":
+        check_first_version(config, where)
+        register()
+        return str(kind)
     if kind not in CONFIG_MAPPING_NAMES:
         if config.get("auto_map"):
             raise ModelError(
