@@ -147,8 +147,6 @@ def test_the_first_generation_is_not_taken_for_the_second(tmp_path: Path) -> Non
     folder = write_checkpoint(tmp_path / "model")
     (folder / "config.json").write_text(json.dumps({"model_type": "chatglm", "inner_hidden_size": 128}))
     assert model_folder(folder) == folder
-    with pytest.raises(ModelError):
-        load_model(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -199,7 +197,11 @@ def test_one_tensor_is_in_memory_at_a_time(original: Path, tmp_path: Path, monke
         return load(*arguments, **options)
 
     monkeypatch.setattr(torch, "load", mapped)
+    opened: list[str] = []
+    handle = shards._opened
+    monkeypatch.setattr(shards, "_opened", lambda path: opened.append(path.name) or handle(path))
     convert(original, tmp_path / "out")
+    assert len(opened) == 3 + 3 + 1, "once for names and shapes, once for the weights, once for the frequencies"
     reads, writes = events[0::2], events[1::2]
     assert len(reads) > 20
     assert [event.removeprefix("read ") for event in reads] == [event.removeprefix("write ") for event in writes]

@@ -107,7 +107,8 @@ def convert(
     """
     shards = Shards(source)
     check_tensors(shards.stored, layout, source)
-    made = native_tensors(layout)
+    order = {name: number for number, name in enumerate(shards.stored)}
+    made = sorted(native_tensors(layout), key=lambda item: order[item.pieces[0].name])  # no file is opened twice
     tensors = [_stored(item, shards.stored, dtype) for item in made]
     write_tokenizer_files(source, target, layout.family)
     room_for(target, sum(tensor.size for tensor in tensors), target)
