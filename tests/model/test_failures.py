@@ -11,7 +11,7 @@ import pytest
 from tuning import assert_same_run, assert_same_weights, tune, write_rows
 
 from danlu.core.errors import ConfigError, DanluError, DataError, ModelError, RunError, UsageError
-from danlu.tune.callbacks import Recorder
+from danlu.tune.callbacks import Recorder, exploded
 from danlu.tune.trainer import DanluTrainer
 
 pytestmark = pytest.mark.model
@@ -120,6 +120,29 @@ def test_a_loss_that_is_no_number(model: Path, data: Path, tmp_path: Path, monke
         with pytest.raises(RunError, match=r"loss became nan at step 4.*learning_rate.*checkpoint-2"):
             tune(model, data, run, **SAVE, logging_steps=logging)
         assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([2.0, 8.0, 9.0, 7.5], True),
+        ([2.0, 8.0, 9.0], False),  # nothing stays yet
+        ([2.0, 90.0, 90.0, 6.9], False),
+        ([0.01, 0.3, 0.4, 0.3], False),  # other rows, not other weights
+        ([0.7, 0.2, 30.0, 40.0, 50.0], True),
+    ],
+)
+def test_a_loss_that_explodes(losses: list[float], told: bool) -> None:
+    assert exploded(losses) == told
+
+
+@pytest.mark.parametrize(("rate", "told"), [(1.0, 1), (1e-3, 0)])
+def test_a_learning_rate_that_is_too_high_is_told_once(
+    rate: float, told: int, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tune(model, data, tmp_path / "run", finetuning_type="full", learning_rate=rate, max_steps=8)
+    assert capsys.readouterr().err.count("learning_rate=1 is probably too high") == told
+    assert (run / "events.jsonl").read_text().count("loss_exploded") == told
 
 
 def test_folders_of_other_runs(model: Path, data: Path, tmp_path: Path) -> None:
