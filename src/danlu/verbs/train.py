@@ -319,6 +319,8 @@ def latest_checkpoint(run: RunDirectory) -> Path | None:
 
 
 def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -> Manifest:
+    from danlu.models.chatglm.convert import lasting_folder
+
     evaluation = [source for prepared in material.evaluation.values() for source in prepared.sources]
     adapters = adapter_chain(config.model.adapter_name_or_path)
     return Manifest(
@@ -327,7 +329,7 @@ def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -
         versions=installed_versions(),
         stage=config.task.stage,
         method=config.method.finetuning_type,
-        base=model_record(config.model.model_name_or_path, material.folder),
+        base=model_record(config.model.model_name_or_path, lasting_folder(material.folder)),
         tokenizer=tokenizer_digest(material.text.tokenizer),
         template=material.text.template.digest,
         data=data_records(material.rows.sources),
