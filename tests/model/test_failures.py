@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuning import assert_same_run, assert_same_weights, tune, write_rows
+from tuning import assert_same_run, assert_same_weights, tune
 
 from danlu.core.errors import ConfigError, DanluError, DataError, ModelError, RunError, UsageError
 from danlu.tune.callbacks import Recorder, exploded
@@ -16,16 +16,6 @@ from danlu.tune.trainer import DanluTrainer
 
 pytestmark = pytest.mark.model
 SAVE = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
-
-
-@pytest.fixture
-def model(tiny_models: dict[str, Path]) -> Path:
-    return tiny_models["llama"]
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, place: str, at: int, error: Exception) -> None:
