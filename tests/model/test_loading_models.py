@@ -12,7 +12,7 @@ from probes import logits_of, random_adapter, token_batch
 
 from danlu.core.errors import ModelError
 from danlu.models.loading import load_model, load_tokenizer, stop_ids
-from danlu.models.sources import packaged_models
+from danlu.models.zoo import packaged_models
 
 pytestmark = pytest.mark.model
 
