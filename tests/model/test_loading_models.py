@@ -90,6 +90,17 @@ def test_code_of_the_folder_is_never_run(copy: Path, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_families_that_need_code_are_named_with_what_to_use_instead(copy: Path) -> None:
+    edit(copy / "config.json", model_type="baichuan", auto_map={"AutoConfig": "configuration_baichuan.BaichuanConfig"})
+    with pytest.raises(ModelError, match=r"Baichuan .* which danlu never runs.*layout of Llama"):
+        load_model(copy)
+    (copy / "tokenizer.json").unlink()
+    edit(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_baichuan.BaichuanTokenizer", None]})
+    (copy / "tokenizer.model").touch()
+    with pytest.raises(ModelError, match="Baichuan"):  # and not that the tokenizer is damaged
+        load_tokenizer(copy)
+
+
 def test_unknown_and_encoder_models(copy: Path) -> None:
     edit(copy / "config.json", model_type="from-the-future")
     with pytest.raises(ModelError, match="unknown to transformers"):

@@ -224,6 +224,8 @@ def _tokenizer(folder: Path) -> Any:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception
+        if (folder / "config.json").is_file():
+            check_architecture(folder)  # a model that cannot be used at all is not a damaged tokenizer
         raise ModelError(
             f"the tokenizer cannot be loaded ({_first_line(error)})",
             where=str(folder),
