@@ -66,10 +66,17 @@ class Release(_Entry):
 
 
 class Modules(_Entry):
-    """Names of the linear layers, as ``lora_target`` takes them."""
+    """Names of the linear layers, as ``lora_target`` takes them.
+
+    Attributes:
+        attention: of attention, or what stands in its place.
+        mlp: of the feed-forward layers.
+        fused: those of them whose weights are read past the layer by a fused kernel: adapters would be ignored.
+    """
 
     attention: tuple[str, ...]
     mlp: tuple[str, ...]
+    fused: tuple[str, ...] = ()
 
 
 class NeedsCode(_Entry):
