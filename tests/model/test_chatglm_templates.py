@@ -14,7 +14,8 @@ from danlu.data.encode import EncodingReport, EncodingRules, encode_rows
 from danlu.data.schema import Conversation, Example, Message, ToolCall
 from danlu.data.templates import Encoded, Template
 from danlu.models.chatglm.hard_texts import FRAGMENTS
-from danlu.models.chatglm.tokenizer import ENDS, read_sentencepiece, write_tokenizer
+from danlu.models.chatglm.pieces import read_sentencepiece
+from danlu.models.chatglm.tokenizer import ENDS, write_tokenizer
 from danlu.models.loading import load_tokenizer
 
 pytestmark = pytest.mark.model

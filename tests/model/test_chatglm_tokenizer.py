@@ -11,7 +11,9 @@ from pieces import make_tokenizer_model
 
 from danlu.core.errors import ModelError
 from danlu.models.chatglm.hard_texts import hard_texts
-from danlu.models.chatglm.tokenizer import CONTROL, check_equal, fast_tokenizer, read_sentencepiece, write_tokenizer
+from danlu.models.chatglm.pieces import read_sentencepiece
+from danlu.models.chatglm.tokenizer import CONTROL, check_equal, fast_tokenizer, tokenizer_family, write_tokenizer
+from danlu.models.loading import load_tokenizer
 
 pytestmark = pytest.mark.model
 
@@ -90,3 +92,26 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no fast tokenizer for the family 'chatglm9'"):
         write_tokenizer(tmp_path, tmp_path / "new", "chatglm9")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])
+def test_an_original_folder_is_opened_without_its_code(family: str, tmp_path: Path) -> None:
+    make_tokenizer_model(tmp_path, family)
+    tokenizer = load_tokenizer(tmp_path, need_template=True)
+    assert tokenizer.convert_tokens_to_ids(CONTROL[family][-1]) == 498 + len(CONTROL[family]) - 1
+    assert ("[Round" in tokenizer.chat_template) == (family == "chatglm2")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_family_is_told_by_files_or_asked_for(tmp_path: Path) -> None:
+    make_tokenizer_model(tmp_path)
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text('{"tokenizer_class": "ChatGLMTokenizer"}')
+    with pytest.raises(ModelError, match=r"ChatGLM2 or of ChatGLM3, and no file tells.*tokenization_chatglm\.py"):
+        load_tokenizer(tmp_path)
+    code = tmp_path / "tokenization_chatglm.py"
+    code.write_text('raise SystemExit("this is never run")')
+    assert tokenizer_family(tmp_path) == "chatglm2"
+    code.write_text('["[MASK]", "<|assistant|>"]')
+    assert tokenizer_family(tmp_path) == "chatglm3"

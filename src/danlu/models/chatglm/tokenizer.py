@@ -8,13 +8,14 @@ compared with the SentencePiece library before it is written.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import MissingDependency, ModelError
+from danlu.core.errors import ModelError
 from danlu.data.named_templates import template_text
 from danlu.models.chatglm.hard_texts import hard_texts
+from danlu.models.chatglm.pieces import BYTE, CONTROL_PIECE, NORMAL, UNKNOWN, read_sentencepiece
+from danlu.models.sources import read_folder_json
 
 MASKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 CONTROL = {"chatglm2": MASKS, "chatglm3": (*MASKS, "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")}
@@ -27,7 +28,6 @@ ENDS = {"chatglm2": (), "chatglm3": ("<|user|>", "<|observation|>")}
 """Control tokens that end an answer besides the end of sequence; generation_config.json should name them."""
 
 MODEL_FILE = "tokenizer.model"
-NORMAL, UNKNOWN, CONTROL_PIECE, BYTE = 1, 2, 3, 6  # types of pieces in sentencepiece_model.proto
 BPE = 2
 SPACE = "\u2581"
 
@@ -55,6 +55,48 @@ def write_tokenizer(source: Path, target: Path, family: str) -> None:
     tokenizer.save_pretrained(target)
 
 
+def original_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder that holds a ChatGLM one as it was released; None for any other folder.
+
+    Raises:
+        MissingDependency: when sentencepiece or protobuf is not installed.
+        ModelError: when it cannot be read, or the files do not tell whether it is ChatGLM2's or ChatGLM3's.
+    """
+    if (folder / "ice_text.model").is_file():
+        from danlu.models.chatglm.v1_tokenizer import open_first_tokenizer
+
+        return open_first_tokenizer(folder)
+    settings = folder / "tokenizer_config.json"
+    if (folder / "tokenizer.json").is_file() or not (folder / MODEL_FILE).is_file() or not settings.is_file():
+        return None
+    if read_folder_json(settings).get("tokenizer_class") != "ChatGLMTokenizer":
+        return None
+    family = tokenizer_family(folder)
+    tokenizer = fast_tokenizer(folder, family)
+    tokenizer.chat_template = template_text(family)
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
+def tokenizer_family(folder: Path) -> str:
+    """Whose tokenizer an original folder holds: the role tokens in its files tell, or the names in them.
+
+    Raises:
+        ModelError: when neither does.
+    """
+    files = [folder / name for name in ("tokenizer_config.json", "tokenization_chatglm.py", "config.json")]
+    texts = [file.read_text(encoding="utf-8", errors="replace").lower() for file in files if file.is_file()]
+    if any("<|assistant|>" in text or "chatglm3" in text for text in texts):
+        return "chatglm3"
+    if any("chatglm2" in text for text in texts) or files[1].is_file():
+        return "chatglm2"
+    raise ModelError(
+        "the tokenizer may be that of ChatGLM2 or of ChatGLM3, and no file tells",
+        where=str(folder),
+        hint="Copy tokenization_chatglm.py of the original folder beside it; it is read, never run.",
+    )
+
+
 def fast_tokenizer(source: Path, family: str) -> Any:
     """The converted tokenizer, compared with the original and not yet saved; see :func:`write_tokenizer`."""
     from transformers import PreTrainedTokenizerFast
@@ -75,37 +117,6 @@ def fast_tokenizer(source: Path, family: str) -> Any:
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
-
-
-def read_sentencepiece(path: Path) -> tuple[Any, Any]:
-    """A SentencePiece model: the processor, and the protocol buffer that it was read from.
-
-    Raises:
-        MissingDependency: when sentencepiece or protobuf is not installed.
-        ModelError: when the file is missing or no such model.
-    """
-    try:
-        from sentencepiece import SentencePieceProcessor
-
-        messages: Any = import_module("sentencepiece.sentencepiece_model_pb2")  # made by protobuf when it is imported
-    except ImportError as error:
-        package = "protobuf" if "google" in str(error) else "sentencepiece"
-        raise MissingDependency(package, "to read the tokenizer of a ChatGLM model", extra="tune") from error
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"the tokenizer cannot be read ({error.strerror})", where=str(path)) from error
-    if content.startswith(b"version https://git-lfs"):
-        raise ModelError(
-            "this is a pointer of Git LFS, not the tokenizer itself",
-            where=str(path),
-            hint="Fetch the real file, for instance with `git lfs pull`.",
-        )
-    try:
-        proto = messages.ModelProto.FromString(content)
-        return SentencePieceProcessor(model_proto=content), proto
-    except Exception as error:  # protobuf and sentencepiece share no base class
-        raise ModelError(f"this is not a SentencePiece model ({error})", where=str(path)) from error
 
 
 def _check_kind(proto: Any, path: Path) -> None:
