@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import FAMILIES, build_model
+from tiny import FAMILIES, build_chatglm1, build_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +30,12 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """``family → model folder`` of llama, qwen2, qwen3 and glm. Read only: copy before changing."""
     root = tmp_path_factory.mktemp("tiny")
     return {family: build_model(family, root / family, seed=index) for index, family in enumerate(FAMILIES)}
+
+
+@pytest.fixture(scope="session")
+def chatglm1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny ChatGLM-6B of the first version. Read only."""
+    return build_chatglm1(tmp_path_factory.mktemp("chatglm1") / "chatglm-6b")
 
 
 @pytest.fixture(params=FAMILIES)

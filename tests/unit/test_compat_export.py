@@ -62,7 +62,7 @@ def test_sizes(text, size):
         (["run=R"], "no folder to write"),
         (["output_dir=X"], "nothing to export"),
         (["run=R", "model_name_or_path=M", "output_dir=X"], "exclude each other"),
-        (["run=R", "output_dir=X", "max_shard_size=0"], "greater than 0"),
+        (["run=R", "output_dir=X", "max_shard_size=0"], "above 0"),
         (["run=R", "output_dir=X", "max_shard_size=big"], "max_shard_size"),
         (["run=R", "output_dir=X", "max_shard_size=bigMB"], "max_shard_size"),
         (["run=R", "output_dir=X", "export_quantization_bit=4"], "quantised exports come with danlu 0.2"),

@@ -97,14 +97,25 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     return {
         "model_type": config.get("model_type"),
-        "layers": config.get("num_hidden_layers"),
+        **_family(folder, config),
+        "layers": config.get("num_hidden_layers", config.get("num_layers")),
         "hidden_size": config.get("hidden_size"),
-        "context": config.get("max_position_embeddings"),
+        "context": config.get("max_position_embeddings", config.get("seq_length")),
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "bytes": sum(file.stat().st_size for file in weights),
         "tokenizer": has_tokenizer(folder),
         "chat_template": _has_template(folder),
     }
+
+
+def _family(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Which ChatGLM a folder in its own layout is; nothing for other models."""
+    from danlu.models.chatglm.families import generation, recognise
+
+    if generation(config) != "v2":
+        return {}
+    family = recognise(folder, config)
+    return {"family": family.name if family else None}
 
 
 def _has_template(folder: Path) -> bool:

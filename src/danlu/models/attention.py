@@ -2,15 +2,16 @@
 
 A packed batch is one row of T tokens. ``bounds`` (n + 1 places) says where sequences begin and end; it travels
 from the model's ``forward`` to every attention layer as a keyword argument, as do ``prefix`` (trained keys and
-values that every sequence sees first, for P-Tuning v2) and ``parents`` (which sequence another one continues, so
-that a prompt with several answers is computed once).
+values that every sequence sees first, for P-Tuning v2), ``parents`` (which sequence another one continues, so
+that a prompt with several answers is computed once) and ``contexts`` (how many tokens at the beginning of a sequence
+see one another, in a prefix language model).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,7 +25,22 @@ EXPLICIT_LIMIT = 1024
 
 
 Window: TypeAlias = tuple[int, int] | None
-"""Tokens that a token sees, itself included, and how many keys in front it sees always; None: everything."""
+"""Tokens that a token sees, itself included, and how many keys in front it sees always; None: everything before it."""
+
+
+class Sight(NamedTuple):
+    """Which keys a query sees, of those that stand before it if nothing else is said.
+
+    Attributes:
+        window: how many of them.
+        shared: keys in front that every query sees, those behind it too.
+    """
+
+    window: Window = None
+    shared: int = 0
+
+
+CAUSAL = Sight()
 
 
 def register() -> None:
@@ -55,11 +71,12 @@ def packed_attention(
     bounds: Sequence[int] | None = None,
     prefix: Tensor | None = None,
     parents: Sequence[int] | None = None,
+    contexts: Sequence[int] | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each sequence.
+    """Causal attention inside each sequence, both ways inside its context.
 
     Args:
         module: the attention layer; its ``layer_idx`` picks the prefix.
@@ -72,6 +89,7 @@ def packed_attention(
         bounds: where sequences begin and end; None computes ordinary attention.
         prefix: (layers, 2, key-value heads, N, d), seen by every token.
         parents: for each sequence the number of the one that it continues, or -1; None when none does.
+        contexts: for each sequence how many of its first tokens are seen by all of its tokens; None: none.
         sliding_window: a token sees only this many tokens, itself included.
         softcap: scores become softcap · tanh(score / softcap).
         kwargs: further arguments of transformers, not needed here.
@@ -97,9 +115,11 @@ def packed_attention(
         k, v = _joined(before, 0, [keys[i] for i in seen]), _joined(before, 1, [values[i] for i in seen])
         own = k.shape[1] - always
         window = (sliding_window, always) if sliding_window is not None and sliding_window < own else None
+        # what stands before the sequence is seen by all of its tokens anyway
+        sight = Sight(window, k.shape[1] - q.shape[1] + contexts[number] if contexts and contexts[number] > 1 else 0)
         explicit = softcap is not None or (q.device.type == "cpu" and k.shape[1] <= EXPLICIT_LIMIT)
         attend = _explicit if explicit else _fused
-        outputs.append(attend(q, k, v, scale, dropout, window, softcap).transpose(0, 1))
+        outputs.append(attend(q, k, v, scale, dropout, sight, softcap).transpose(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
 
 
@@ -110,12 +130,12 @@ def _joined(prefix: Tensor | None, which: int, parts: Sequence[Tensor]) -> Tenso
 
 
 def _explicit(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, window: Window, softcap: float | None
+    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight: Sight, softcap: float | None
 ) -> Tensor:
     """Attention by matrix products; heads that share a key are one product. All (heads, length, d)."""
     heads, length, width = q.shape
     groups = heads // k.shape[0]
-    stacked = _bias(length, k.shape[1], window, q.dtype, q.device, groups)
+    stacked = _bias(length, k.shape[1], sight, q.dtype, q.device, groups)
     shape = (k.shape[0], groups * length, k.shape[1])
     q = q.reshape(k.shape[0], groups * length, width)
     if softcap is None:
@@ -129,11 +149,11 @@ def _explicit(
 
 
 def _fused(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, window: Window, softcap: float | None
+    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight: Sight, softcap: float | None
 ) -> Tensor:
     """Attention by PyTorch's kernel."""
-    plain = q.shape[1] == k.shape[1] and window is None
-    mask = None if plain else _bias(q.shape[1], k.shape[1], window, q.dtype, q.device)
+    plain = q.shape[1] == k.shape[1] and sight == CAUSAL
+    mask = None if plain else _bias(q.shape[1], k.shape[1], sight, q.dtype, q.device)
     return F.scaled_dot_product_attention(
         q[None],
         k[None],
@@ -147,13 +167,14 @@ def _fused(
 
 
 @lru_cache(maxsize=32)
-def _bias(queries: int, keys: int, window: Window, dtype: torch.dtype, device: torch.device, copies: int = 1) -> Tensor:
+def _bias(queries: int, keys: int, sight: Sight, dtype: torch.dtype, device: torch.device, copies: int = 1) -> Tensor:
     """(copies · queries, keys): 0 where a query sees a key, -inf elsewhere; the last query sees the last key."""
     place = torch.arange(queries, device=device).unsqueeze(1)
     other = torch.arange(keys, device=device).unsqueeze(0) - (keys - queries)
     hidden = other > place
-    if window is not None:
-        size, always = window
+    if sight.window is not None:
+        size, always = sight.window
         hidden |= (other <= place - size) & (other >= queries - keys + always)
+    hidden[:, : sight.shared] = False
     one = torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
     return one.repeat(copies, 1) if copies > 1 else one
