@@ -5,18 +5,15 @@ Imported only where such a tokenizer is opened: transformers is loaded with it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
-
-from transformers import PreTrainedTokenizer
 
 from danlu.core.errors import ModelError
 from danlu.data.named_templates import template_text
 from danlu.models.chatglm.pieces import BYTE, CONTROL_PIECE, USER_DEFINED, read_sentencepiece
+from danlu.models.chatglm.pieces_tokenizer import PiecesTokenizer
 from danlu.models.sources import read_folder_json
 
 MODEL_FILE = "ice_text.model"
@@ -24,16 +21,22 @@ SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC
 """Control tokens, in the order of their ids."""
 
 OUTER = ("<s>", "</s>")
+NAMED = {
+    "bos_token": "<sop>",
+    "eos_token": "<eop>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "mask_token": "[MASK]",
+}
 LINE_END, TAB = "<n>", "<|tab|>"
 MOST_BLANKS = 80
 IMAGE_TOKENS = 20_000
 """Ids before those of text in the first release; the later one dropped them."""
 
 _BLANKS = re.compile(r" {2,}")
-_IMAGE = re.compile(r"<image_(\d+)>")
 
 
-class ChatGLMTokenizer(PreTrainedTokenizer):
+class ChatGLMTokenizer(PiecesTokenizer):
     """ChatGLM-6B's tokenizer, with the name that its folders give it.
 
     Line ends, tabs and runs of blanks become pieces of their own before SentencePiece reads the text; ids of text are
@@ -51,82 +54,29 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     """
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": MODEL_FILE}
-    model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
-    padding_side = "left"
 
     def __init__(self, vocab_file: str, num_image_tokens: int | None = None, **kwargs: Any) -> None:
-        self.vocab_file = vocab_file
-        self._content = Path(vocab_file).read_bytes()
-        self._sentencepiece, later = _processor(Path(vocab_file))
-        self.num_image_tokens = num_image_tokens if num_image_tokens is not None else (0 if later else IMAGE_TOKENS)
-        for name in ("do_lower_case", "remove_space"):
-            if kwargs.pop(name, False):
-                raise ModelError(f"a tokenizer with {name} is not supported", where=vocab_file)
-        fixed = {"bos_token": "<sop>", "eos_token": "<eop>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        foreign = ("auto_map", "model_specific_special_tokens", *(name for name in kwargs if name.endswith("_token")))
-        given = {name: value for name, value in kwargs.items() if name not in foreign}
-        extra = [text for text in (*SPECIAL, *OUTER) if text not in ("<sop>", "<eop>", "[MASK]")]
-        extra = list(dict.fromkeys((*extra, *(given.pop("extra_special_tokens", None) or ()))))
-        named = {**fixed, "mask_token": "[MASK]", "extra_special_tokens": extra}
-        super().__init__(**given, **named, num_image_tokens=self.num_image_tokens)
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids without added tokens."""
-        return self.num_image_tokens + int(self._sentencepiece.get_piece_size())
-
-    @property
-    def model_digest(self) -> str:
-        """Hash of everything that decides ids."""
-        return hashlib.sha256(self._content + str(self.num_image_tokens).encode()).hexdigest()
-
-    @cached_property
-    def _pieces(self) -> dict[str, int]:
-        images = {f"<image_{number}>": number for number in range(self.num_image_tokens)}
-        count = self._sentencepiece.get_piece_size()
-        return images | {
-            self._sentencepiece.id_to_piece(number): self.num_image_tokens + number for number in range(count)
-        }
+        processor, later = _processor(Path(vocab_file))
+        if num_image_tokens is None:
+            num_image_tokens = 0 if later else IMAGE_TOKENS
+        kwargs["num_image_tokens"] = self.num_image_tokens = num_image_tokens  # saved with the rest
+        super().__init__(
+            vocab_file, processor, shift=num_image_tokens, named=NAMED, control=(*SPECIAL, *OUTER), **kwargs
+        )
 
     @cached_property
     def _longest_blank(self) -> int:
         return max((size for size in range(2, MOST_BLANKS + 1) if _blank(size) in self._pieces), default=1)
 
-    def get_vocab(self) -> dict[str, int]:
-        """Text and id of every piece and added token."""
-        return self._pieces | self._added_tokens_encoder
-
-    def _tokenize(self, text: str, **_: Any) -> list[str]:
-        return list(self._sentencepiece.encode(self._prepared(text), out_type=str))
-
-    def _prepared(self, text: str) -> str:
+    def _written(self, text: str) -> str:
         return _BLANKS.sub(self._blanks, text.replace("\n", LINE_END).replace("\t", TAB))
 
     def _blanks(self, match: re.Match[str]) -> str:
         whole, rest = divmod(len(match.group()), self._longest_blank)
         return _blank(self._longest_blank) * whole + (_blank(rest) if rest > 1 else " " * rest)
 
-    def _convert_token_to_id(self, token: str) -> int:
-        return self._pieces.get(token, self.num_image_tokens + int(self._sentencepiece.unk_id()))
-
-    def _convert_id_to_token(self, index: int) -> str:
-        number = index - self.num_image_tokens
-        if number < 0:
-            return f"<image_{index}>"
-        return str(self._sentencepiece.id_to_piece(number)) if number < self._sentencepiece.get_piece_size() else ""
-
-    def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """The text of tokens: control tokens as they are, what is between them as SentencePiece reads it."""
-        control = self._added_tokens_encoder
-        known = [token for token in tokens if token and not _IMAGE.fullmatch(token)]
-        parts = []
-        for is_control, group in groupby(known, key=lambda token: token in control):
-            run = list(group)
-            parts.append("".join(run) if is_control else self._read(run))
-        return "".join(parts)
-
-    def _read(self, pieces: list[str]) -> str:
-        text = str(self._sentencepiece.decode_pieces(pieces)).replace(LINE_END, "\n").replace(TAB, "\t")
+    def _read(self, text: str) -> str:
+        text = text.replace(LINE_END, "\n").replace(TAB, "\t")
         return re.sub(r"<\|blank_(\d+)\|>", lambda match: " " * int(match.group(1)), text)
 
     def build_inputs_with_special_tokens(
@@ -136,18 +86,6 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         mask, start, end = self.convert_tokens_to_ids(["[gMASK]", "<sop>", "<eop>"])
         prompt = [*token_ids_0, mask, start]
         return prompt if token_ids_1 is None else [*prompt, *token_ids_1, end]
-
-    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
-        """Write ``ice_text.model`` as it was read."""
-        name = f"{filename_prefix}-{MODEL_FILE}" if filename_prefix else MODEL_FILE
-        path = Path(save_directory) / name
-        path.write_bytes(self._content)
-        return (str(path),)
-
-
-def is_first_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds the tokenizer of ChatGLM-6B."""
-    return (folder / MODEL_FILE).is_file()
 
 
 def open_first_tokenizer(folder: Path) -> ChatGLMTokenizer:
