@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from danlu.core.errors import ModelError
 from danlu.models.chatglm.convert import converted_family, is_original, native_folder
 from danlu.models.chatglm.families import family_names, find_family, generation
+from danlu.models.chatglm.tokenizer import original_tokenizer
 from danlu.models.chatglm.v1 import check_first_version, register
 from danlu.models.gguf import dequantised
 from danlu.models.hub import fetch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DataType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "ice_text.model")
 UNEXPECTED_BY_DESIGN = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 
 
@@ -244,6 +245,9 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def _tokenizer(folder: Path) -> Any:
+    original = original_tokenizer(folder)
+    if original is not None:
+        return original
     from transformers import AutoTokenizer
 
     try:
