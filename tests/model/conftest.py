@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import FAMILIES, build_model
+from tiny import FAMILIES, build_chatglm1, build_model
+from tuning import write_rows
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,10 +33,28 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: build_model(family, root / family, seed=index) for index, family in enumerate(FAMILIES)}
 
 
+@pytest.fixture(scope="session")
+def chatglm1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny ChatGLM-6B of the first version. Read only."""
+    return build_chatglm1(tmp_path_factory.mktemp("chatglm1") / "chatglm-6b")
+
+
 @pytest.fixture(params=FAMILIES)
 def tiny_model(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Path:
     """Each tiny model folder in turn."""
     return tiny_models[request.param]
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, Path]) -> Path:
+    """One of them, for tests that need any model."""
+    return tiny_models["llama"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Rows to train on."""
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.fixture(autouse=True)

@@ -119,8 +119,8 @@ def test_chunked_cross_entropy_equals_torch(rows: int, bias: bool) -> None:
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
 
-def reference_attention(query, key, value, *, window, softcap, prefix):
-    """Attention by its definition, one head and one query at a time."""
+def reference_attention(query, key, value, *, window, softcap, prefix, context=0):
+    """Attention by its definition, one head and one query at a time; the first ``context`` keys are seen by all."""
     heads, length, width = query.shape
     groups = heads // key.shape[0]
     out = torch.zeros_like(query)
@@ -132,7 +132,7 @@ def reference_attention(query, key, value, *, window, softcap, prefix):
             extra = prefix.shape[2]
         for place in range(length):
             first = 0 if window is None else max(0, place - window + 1)
-            seen = [*range(extra), *range(extra + first, extra + place + 1)]
+            seen = sorted({*range(extra + context), *range(extra + first, extra + place + 1)})
             scores = keys[seen] @ query[head, place] * width**-0.5
             if softcap:
                 scores = torch.tanh(scores / softcap) * softcap
@@ -143,9 +143,15 @@ def reference_attention(query, key, value, *, window, softcap, prefix):
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("with_prefix", [False, True])
+@pytest.mark.parametrize("contexts", [None, (5, 0), (3, 7)])
 @pytest.mark.parametrize("limit", [1024, 0])
 def test_attention_by_definition(
-    window: int | None, softcap: float | None, with_prefix: bool, limit: int, monkeypatch: pytest.MonkeyPatch
+    window: int | None,
+    softcap: float | None,
+    with_prefix: bool,
+    limit: int,
+    contexts: tuple[int, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("danlu.models.attention.EXPLICIT_LIMIT", limit)
     torch.manual_seed(1)
@@ -153,9 +159,8 @@ def test_attention_by_definition(
     prefix = torch.randn(3, 2, 2, 5, 8) if with_prefix else None
     layer = torch.nn.Module()
     layer.layer_idx = 2
-    found, _ = packed_attention(
-        layer, query, key, value, None, bounds=[0, 9, 16], prefix=prefix, sliding_window=window, softcap=softcap
-    )
+    told = {"bounds": [0, 9, 16], "prefix": prefix, "sliding_window": window, "softcap": softcap, "contexts": contexts}
+    found, _ = packed_attention(layer, query, key, value, None, **told)
     parts = [
         reference_attention(
             query[0, :, start:end],
@@ -164,8 +169,9 @@ def test_attention_by_definition(
             window=window,
             softcap=softcap,
             prefix=None if prefix is None else prefix[2],
+            context=context,
         )
-        for start, end in ((0, 9), (9, 16))
+        for (start, end), context in zip(((0, 9), (9, 16)), contexts or (0, 0))
     ]
     expected = torch.cat(parts, dim=1).transpose(0, 1).unsqueeze(0)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -23,6 +23,13 @@ CORPUS = [
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 
+CHATGLM1_TOKENS = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<|unused|>", "<sop>", "<eop>", "<|pad|>")
+CHATGLM1_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{ message['content'] + ('<eop>' if message['role'] == 'assistant' else '[gMASK]<sop>') }}"
+    "{%- endfor -%}"
+)
+
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -43,8 +50,8 @@ SIZES = {
 }
 
 
-def build_tokenizer() -> Any:
-    """A byte-level BPE tokenizer of 400 tokens with ChatML's control tokens and template."""
+def build_tokenizer(special_tokens: tuple[str, ...] = SPECIAL_TOKENS, **named: Any) -> Any:
+    """A byte-level BPE tokenizer of 400 tokens, with ChatML's control tokens and template unless others are named."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -53,18 +60,18 @@ def build_tokenizer() -> Any:
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=SIZES["vocab_size"],
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     core.train_from_iterator(CORPUS, trainer)
+    roles: dict[str, Any] = named or {
+        "eos_token": "<|im_end|>",
+        "bos_token": "<|endoftext|>",
+        "extra_special_tokens": ["<|im_start|>"],
+    }
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="<|im_end|>",
-        bos_token="<|endoftext|>",
-        pad_token="<|pad|>",
-        extra_special_tokens=["<|im_start|>"],
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=core, pad_token="<|pad|>", clean_up_tokenization_spaces=False, **roles
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -104,6 +111,39 @@ def build_model(family: str, folder: Path, *, seed: int = 0, **changes: Any) -> 
                 torch.nn.init.normal_(parameter, std=0.1)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def build_chatglm1(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """Write a tiny random ChatGLM-6B of the first version to ``folder``, as the original laid it out; the folder.
+
+    Its tokenizer is a stand-in: ids and control tokens are what they are in the release, its text is not.
+    """
+    import torch
+
+    from danlu.models.chatglm.v1.configuration import ChatGLMConfig
+    from danlu.models.chatglm.v1.modeling import ChatGLMForConditionalGeneration
+
+    tokenizer = build_tokenizer(
+        CHATGLM1_TOKENS, bos_token="<sop>", eos_token="<eop>", extra_special_tokens=["[MASK]", "[gMASK]"]
+    )
+    tokenizer.chat_template = CHATGLM1_TEMPLATE
+    sizes = {"vocab_size": 400, "hidden_size": 64, "inner_hidden_size": 96, "num_layers": 3, "num_attention_heads": 4}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    # the release ties the output layer; random weights that do so say every token again
+    free = {"tie_word_embeddings": False, "pad_token_id": tokenizer.pad_token_id}
+    config = ChatGLMConfig(**{**sizes, **ids, **free, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ChatGLMForConditionalGeneration(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+            else:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -21,6 +21,9 @@ from danlu.engine.sampling import choose, row_generator
 from danlu.engine.text import TextStream
 from danlu.models.prefix import split_prefix
 
+STATE = "cache_params"
+"""What state space models call what they keep of the tokens before, in place of keys and values."""
+
 
 @dataclass(slots=True)
 class Row:
@@ -78,12 +81,13 @@ class _Batch:
         self.ids, mask = ids.to(device), mask.to(device)
         self.seen = self._seen(copies, mask)
         self.cache: Any = None
+        self.memory = "past_key_values"
         size = 0
         if prefix is not None:
             self.cache = prefix.past_key_values(self.model, len(prompts), self.model.dtype)
             size = prefix.shape.length
         self.mask = torch.cat([mask.new_ones(len(prompts), size), mask], dim=1)
-        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, size:]
+        self.positions = first_positions(self.model, self.ids, self.mask)
 
     def _seen(self, copies: Sequence[int], mask: Tensor) -> Tensor | None:
         if all(row.options.repetition_penalty == 1 for row in self.rows):
@@ -96,18 +100,18 @@ class _Batch:
 
     def step(self) -> list[int]:
         """Compute one token for every row."""
-        output = self.model(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache, logits = output.past_key_values, output.logits[:, -1]
+        told: dict[str, Any] = {self.memory: self.cache} if self.cache is not None else {}
+        if self.memory == STATE and self.cache is not None:
+            told["attention_mask"] = None  # a state knows no padding after the prompt
+        else:
+            told["attention_mask"] = self.mask
+        output = self.model(input_ids=self.ids, position_ids=self.positions, use_cache=True, logits_to_keep=1, **told)
+        self.memory = next(name for name in (self.memory, STATE) if name in output)
+        self.cache, logits = output[self.memory], output.logits[:, -1]
         if self.copies is not None:  # from here on each row has a prompt of its own
-            self.cache.batch_select_indices(self.copies)
-            logits, self.mask, self.positions = (x[self.copies] for x in (logits, self.mask, self.positions))
+            self.cache.reorder_cache(self.copies)
+            logits, self.mask = logits[self.copies], self.mask[self.copies]
+            self.positions = self.positions[..., self.copies, :]
             self.copies = None
         options = [row.options for row in self.rows]
         tokens = choose(logits, options, [row.generator for row in self.rows], self.seen)
@@ -115,7 +119,7 @@ class _Batch:
             self.seen.scatter_(1, tokens.unsqueeze(1), True)
         self.ids = tokens.unsqueeze(1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
-        self.positions = self.positions[:, -1:] + 1
+        self.positions = next_positions(self.model, self.positions)
         return [int(token) for token in tokens]
 
     def drop_finished(self) -> None:
@@ -125,9 +129,9 @@ class _Batch:
             return
         index = torch.tensor(kept, device=self.ids.device)
         self.rows = [self.rows[place] for place in kept]
-        self.ids, self.mask, self.positions = self.ids[index], self.mask[index], self.positions[index]
+        self.ids, self.mask, self.positions = self.ids[index], self.mask[index], self.positions[..., index, :]
         self.seen = None if self.seen is None else self.seen[index]
-        self.cache.batch_select_indices(index)
+        self.cache.reorder_cache(index)  # keeps rows in any kind of cache, also the states of linear attention
 
 
 def room_of(model: Any, context: int | None = None) -> int:
@@ -135,6 +139,23 @@ def room_of(model: Any, context: int | None = None) -> int:
     base, prefix = split_prefix(model)
     known = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
     return (context or known) - (prefix.shape.length if prefix is not None else 0)
+
+
+def first_positions(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Positions (rows, L) of prompts (rows, L), counted through a mask (rows, N + L) that begins with a prefix.
+
+    A model whose positions have several rows of their own makes them itself, as (…, rows, L).
+    """
+    own = getattr(model, "token_positions", None)
+    positions: Tensor = own(ids, mask) if own else (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    return positions
+
+
+def next_positions(model: Any, positions: Tensor) -> Tensor:
+    """Positions (…, rows, 1) of the tokens behind ``positions`` (…, rows, L)."""
+    own = getattr(model, "next_positions", None)
+    following: Tensor = own(positions) if own else positions[..., -1:] + 1
+    return following
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

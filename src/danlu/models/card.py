@@ -11,7 +11,7 @@ import yaml
 from danlu.data.catalog import builtin
 from danlu.models.card_facts import Facts, base_licence, data_licence
 from danlu.models.card_use import usage
-from danlu.models.sources import packaged_models
+from danlu.models.zoo import packaged_models
 
 STAGES = {
     "sft": "answers of conversations",
@@ -23,7 +23,11 @@ STAGES = {
     "grpo": "rewards of its own answers (GRPO)",
 }
 
-FORMS = {"gguf": "GGUF file", "classifier": "sequence classifier with one label, the reward"}
+FORMS = {
+    "gguf": "GGUF file",
+    "original": "model folder in the layout of its first release",
+    "classifier": "sequence classifier with one label, the reward",
+}
 
 
 def model_card(lineage: Mapping[str, Any], name: str, facts: Facts, *, form: str, has_template: bool) -> str:
@@ -33,7 +37,7 @@ def model_card(lineage: Mapping[str, Any], name: str, facts: Facts, *, form: str
         lineage: what ``danlu_export.json`` says.
         name: of the model.
         facts: what is known of its training.
-        form: ``safetensors``, ``gguf`` or ``classifier``.
+        form: ``safetensors``, ``original``, ``gguf`` or ``classifier``.
         has_template: whether the tokenizer has a chat template.
     """
     front = yaml.safe_dump(_metadata(lineage, facts, form), sort_keys=False, allow_unicode=True)

@@ -13,7 +13,7 @@ from danlu.core.errors import RunError
 from danlu.core.files import read_json
 from danlu.core.manifest import DataRecord, Manifest
 from danlu.data.catalog import builtin
-from danlu.models.sources import packaged_models
+from danlu.models.zoo import packaged_models
 
 LOSSES = {"train_loss": "training, mean of all steps", "eval_loss": "evaluation rows"}
 

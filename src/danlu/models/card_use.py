@@ -28,6 +28,9 @@ inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dic
 print(model(**inputs).logits[0, 0])
 ```"""
 
+WITH_CODE = """The weights have the names and shapes of the model's first release, for programs that run that release's
+code (`trust_remote_code=True`)."""
+
 OLLAMA = """With Ollama, in this folder:
 
 ```sh
@@ -43,7 +46,7 @@ def usage(name: str, form: str, *, files: Iterable[str], kept: bool, has_templat
 
     Args:
         name: of the folder.
-        form: ``safetensors``, ``gguf`` or ``classifier``.
+        form: ``safetensors``, ``original``, ``gguf`` or ``classifier``.
         files: of the folder.
         kept: whether an adapter stands beside the base.
         has_template: whether the tokenizer has a chat template.
@@ -58,4 +61,7 @@ def usage(name: str, form: str, *, files: Iterable[str], kept: bool, has_templat
             f"The adapter stands in the folder `adapter` and is used together with the base model in this one:\n\n"
             f"```sh\ndanlu chat --model {name} --adapter {name}/adapter\n```"
         )
-    return f"```sh\ndanlu chat --model {name}\n```\n\n" + (CHAT if has_template else TEXT).format(name=name)
+    danlu = f"```sh\ndanlu chat --model {name}\n```\n\n"
+    if form == "original":
+        return danlu + WITH_CODE
+    return danlu + (CHAT if has_template else TEXT).format(name=name)

@@ -6,12 +6,14 @@ Nothing is announced before the written folder has been loaded again and answers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
+from danlu.models.chatglm.write_back import find_record, load_original, write_back
 from danlu.models.export_report import MARKER, ExportReport, describe, report_of
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, stop_ids
@@ -42,6 +44,7 @@ def export(
     dtype: DataType = "auto",
     device: str | None = "cpu",
     chat_template: str | None = None,
+    original: bool = False,
     options: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Merge, write, load again, compare; only then does the folder appear.
@@ -54,33 +57,33 @@ def export(
         dtype: precision to write; ``auto`` is that of the base model.
         device: where to merge.
         chat_template: written into the tokenizer in place of its own.
+        original: write the layout of the folder that the base was converted from, its tokenizer and code beside it.
         options: what was chosen in training, as the model card shows it.
 
     Raises:
         ModelError: when the model cannot be loaded, or the written one does not answer like it.
         RunError: when the folder holds something else, or there is no room; nothing half is left.
     """
-    infos = [read_adapter(adapter) for adapter in model.adapters]
-    tokenizer = load_tokenizer(model.tokenizer)
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template
     import torch
 
-    base = load_model(model.model, device=device)
+    infos = [read_adapter(adapter) for adapter in model.adapters]
+    record = _original_record(model, infos) if original else None
+    base, tokenizer = _opened(model, chat_template, device)
     written_type = str(base.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     kept = infos.pop() if infos and not infos[-1].mergeable else None
-    base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
     merged, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     with whole_folder(target, marker=MARKER) as folder:
         room_for(folder, count_parameters(merged) * _bytes(written_type), target)
         expected, rounding = _rounded(merged, written_type)
-        save_weights(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
-        tokenizer.save_pretrained(folder)
+        write = save_weights if record is None else partial(write_back, record=record)
+        write(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
+        if record is None:
+            tokenizer.save_pretrained(folder)
         parameters = count_parameters(merged)
         if kept is not None:
             expected = _keep_beside(merged, kept, folder, target)
         del merged, base
-        reloaded = _compare_again(folder, expected, kept, target)
+        reloaded = _compare_again(folder, expected, kept, target, record["family"] if record else None)
         report = report_of(
             folder,
             target,
@@ -89,8 +92,36 @@ def export(
             adapters=(infos, kept),
             differences=(change, reloaded, rounding),
         )
-        describe(report, model, folder, form="safetensors", has_template=bool(tokenizer.chat_template), options=options)
+        describe(
+            report,
+            model,
+            folder,
+            form="original" if original else "safetensors",
+            has_template=bool(tokenizer.chat_template),
+            options=options,
+        )
     return report
+
+
+def _opened(model: TrainedModel, chat_template: str | None, device: str | None) -> tuple[Any, Any]:
+    tokenizer = load_tokenizer(model.tokenizer)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    base = load_model(model.model, device=device)
+    base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
+    return base, tokenizer
+
+
+def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[str, Any]:
+    """The record of the conversion that is undone; refused for adapters that have no place in the original layout."""
+    kept = next((info for info in infos if not info.mergeable), None)
+    if kept is not None:
+        raise ModelError(
+            f"an adapter of the kind {kept.kind} cannot be merged, so it cannot be written in the original layout",
+            where=str(kept.path),
+            hint="Leave the format out: base and adapter are then written side by side.",
+        )
+    return find_record(model)
 
 
 def _bytes(dtype: str) -> int:
@@ -153,10 +184,12 @@ def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path) -> A
     return expected
 
 
-def _compare_again(folder: Path, expected: Any, kept: AdapterInfo | None, target: Path) -> float:
+def _compare_again(
+    folder: Path, expected: Any, kept: AdapterInfo | None, target: Path, family: str | None = None
+) -> float:
     import torch
 
-    again: Any = load_model(folder, device="cpu")
+    again: Any = load_original(folder, family) if family else load_model(folder, device="cpu")
     cast_weights(again, torch.float32)
     if kept is not None:
         again.name_or_path = lasting_name(target.absolute())

@@ -92,7 +92,7 @@ def describe(
         report: what was written.
         model: what was exported.
         folder: where it stands now.
-        form: ``safetensors``, ``gguf`` or ``classifier``.
+        form: ``safetensors``, ``original``, ``gguf`` or ``classifier``.
         has_template: whether the tokenizer has a chat template.
         options: what was chosen in training, as the card shows it.
     """
@@ -106,7 +106,7 @@ def describe(
     lineage = {
         "danlu": __version__,
         "transformers": transformers.__version__,
-        "form": form,
+        "format": form,
         "base": base_of(model),
         "run": str(model.run) if model.run else None,
         "method": model.method,
@@ -139,5 +139,5 @@ def base_of(model: TrainedModel) -> str:
 
 
 def _digest(folder: Path) -> str | None:
-    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin"]
+    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin", folder / "pytorch_model.bin"]
     return next((sha256(file) for file in files if file.is_file()), None)

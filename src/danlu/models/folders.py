@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from danlu.core.console import note
 from danlu.core.errors import RunError
 from danlu.core.files import umask
 
@@ -47,13 +49,71 @@ def _check_target(target: Path, marker: str) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise RunError("it is a file, not a folder", where=str(target), hint="Choose another output_dir.")
+        raise RunError("it is a file, not a folder", where=str(target), hint="Choose another folder.")
     if any(target.iterdir()) and not (target / marker).is_file():
         raise RunError(
-            "the folder is not empty and was not written by danlu export",
+            "the folder is not empty and was not written by this command of danlu",
             where=str(target),
-            hint="Choose another output_dir, or empty this one.",
+            hint="Choose another folder, or empty this one.",
         )
+
+
+def made_once(root: Path, name: str, write: Callable[[Path], None], *, message: str) -> Path:
+    """The folder ``root/name``, written by ``write`` into a temporary folder the first time it is asked for.
+
+    A second process that wants it at the same time waits for the first. A killed one leaves nothing that would be
+    used, and what it left is removed the next time.
+
+    Args:
+        root: an existing folder of the cache.
+        name: says everything that the content depends on.
+        write: fills an existing empty folder.
+        message: shown before the work begins.
+
+    Raises:
+        RunError: when the cache cannot be written.
+    """
+    folder = root / name
+    if folder.is_dir():
+        return folder
+    with _only_one(root / f".{name}.lock"):
+        if folder.is_dir():
+            return folder
+        for leftover in root.glob(f".{name}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        note(message)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=root))
+        try:
+            write(temporary)
+            temporary.chmod(0o777 & ~umask())
+            make_readable(temporary)
+            temporary.rename(folder)
+        except OSError as error:
+            if not folder.is_dir():
+                raise RunError(
+                    f"the model cannot be prepared in the cache ({error.strerror or error})",
+                    where=str(root),
+                    hint="Free some space, or set DANLU_CACHE to a folder on another disk.",
+                ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """Hold an advisory lock, where the system has them; elsewhere the final rename alone decides."""
+    try:
+        import fcntl
+    except ImportError:  # not a Unix system
+        yield
+        return
+    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def make_readable(folder: Path) -> None:
@@ -91,7 +151,7 @@ def room_for(folder: Path, size: int, target: Path) -> None:
         raise RunError(
             f"the model needs {(size + SPARE) / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
             where=str(target),
-            hint="Free some space or choose a folder on another disk; nothing was written.",
+            hint="Free some space or choose a folder on another disk (DANLU_CACHE for the cache); nothing was written.",
         )
 
 

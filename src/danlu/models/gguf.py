@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from danlu.core.console import note
-from danlu.core.errors import MissingDependency, ModelError, RunError
-from danlu.core.files import umask
+from danlu.core.errors import MissingDependency, ModelError
 from danlu.core.workspace import cache_folder
-from danlu.models.folders import make_readable
+from danlu.models.folders import made_once
 from danlu.models.gguf_config import complete
 from danlu.models.gguf_tokens import byte_level_tokenizer, is_sentencepiece, read_fields, with_space_prefix
 
@@ -39,52 +34,12 @@ def dequantised(file: Path) -> Path:
     """
     status = file.stat()
     identity = f"{LAYOUT}\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}"
-    root = cache_folder("models")
-    folder = root / f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    if folder.is_dir():
-        return folder
-    with _only_one(root / f".{folder.name}.lock"):
-        if folder.is_dir():
-            return folder
-        for leftover in root.glob(f".{folder.name}.*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        note(f"Preparing {file.name} (once, about half a minute) …")
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=root))
-        try:
-            _convert(file, temporary)
-            temporary.chmod(0o777 & ~umask())
-            make_readable(temporary)
-            temporary.rename(folder)
-        except OSError as error:
-            if not folder.is_dir():
-                raise _unwritable(root, error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _unwritable(root: Path, error: OSError) -> RunError:
-    return RunError(
-        f"the model cannot be prepared in the cache ({error.strerror or error})",
-        where=str(root),
-        hint="Free some space, or set DANLU_CACHE to a folder on another disk.",
+    return made_once(
+        cache_folder("models"),
+        f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}",
+        lambda folder: _convert(file, folder),
+        message=f"Preparing {file.name} (once, about half a minute) …",
     )
-
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """Hold an advisory lock, where the system has them; elsewhere the final rename alone decides."""
-    try:
-        import fcntl
-    except ImportError:  # not a Unix system
-        yield
-        return
-    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -7,25 +7,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from danlu.core.errors import ModelError
+from danlu.models.chatglm.convert import converted_family, is_original, native_folder
+from danlu.models.chatglm.families import family_names, find_family, generation
+from danlu.models.chatglm.tokenizer import original_tokenizer
+from danlu.models.chatglm.v1 import check_first_version, register
 from danlu.models.gguf import dequantised
 from danlu.models.hub import fetch
 from danlu.models.quantize import Quantization, keep_layout, quantized
 from danlu.models.quiet import quiet
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
+from danlu.models.zoo import family_of_type
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DataType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "ice_text.model")
 UNEXPECTED_BY_DESIGN = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 
 
-def model_folder(name: str | Path, *, revision: str = "main", cache_dir: str | Path | None = None) -> Path:
+def model_folder(
+    name: str | Path, *, revision: str = "main", cache_dir: str | Path | None = None, family: str | None = None
+) -> Path:
     """The local folder with config, weights and tokenizer of ``name``.
 
-    A hub id is downloaded, a GGUF file is dequantised into the cache (once); a folder is itself.
+    A hub id is downloaded; a GGUF file is dequantised and a folder in the layout of ChatGLM2 is converted into the
+    cache (once); any other folder is itself.
+
+    Args:
+        name: a folder, GGUF file, packaged name or hub id.
+        revision: hub revision.
+        cache_dir: where hub downloads are kept.
+        family: which ChatGLM it is, where its files do not tell.
 
     Raises:
         ModelError: when there is no such model or its folder is not one.
@@ -34,10 +48,10 @@ def model_folder(name: str | Path, *, revision: str = "main", cache_dir: str | P
     if source.kind == "hub":
         folder = fetch(source.name, revision=revision, cache_dir=cache_dir)
         check_folder(folder)
-        return folder
+        return native_folder(folder, family)
     if source.path is None:
         raise ModelError("there is no such model", where=source.name)
-    return source.path if source.kind == "folder" else dequantised(source.path)
+    return native_folder(source.path, family) if source.kind == "folder" else dequantised(source.path)
 
 
 def load_model(
@@ -56,7 +70,8 @@ def load_model(
     Args:
         path: a folder, GGUF file, packaged name or hub id.
         dtype: precision of the weights; ``auto`` keeps the stored one.
-        family: the model type that is expected, for instance ``llama``; anything else is an error.
+        family: what is expected: a model type, for instance ``llama``, or a ChatGLM family, for instance
+            ``chatglm3-32k``, which also settles what its files leave open. Anything else is an error.
         revision: hub revision.
         cache_dir: where hub downloads are kept.
         attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``).
@@ -67,10 +82,11 @@ def load_model(
         MissingDependency: when ``quantization`` needs a package that is not there.
         ModelError: when it cannot be loaded, needs code from its folder, or its weights do not fit it.
     """
-    folder = model_folder(path, revision=revision, cache_dir=cache_dir)
+    chatglm = family if family in family_names() else None
+    folder = model_folder(path, revision=revision, cache_dir=cache_dir, family=chatglm)
     kind = check_architecture(folder)
-    if family is not None and kind != family:
-        raise ModelError(f"this is a {kind} model, not {family}", where=str(folder))
+    if family is not None:
+        _check_family(folder, kind, family)
     import torch
 
     chosen: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
@@ -85,6 +101,14 @@ def load_model(
         keep_layout(model)
         return model.eval()
     return model.to(place).eval()
+
+
+def _check_family(folder: Path, kind: str, family: str) -> None:
+    """Compare with the model type, or with the family of the original where the folder is a conversion."""
+    converted = converted_family(folder)
+    wanted = find_family(family).name if converted and family in family_names() else family
+    if wanted not in (kind, converted):
+        raise ModelError(f"this is a {converted or kind} model, not {family}", where=str(folder))
 
 
 def lasting_name(path: str | Path) -> str:
@@ -141,12 +165,19 @@ def check_architecture(folder: Path) -> str:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     where = str(folder / "config.json")
+    if generation(config) == "v1":
+        check_first_version(config, where)
+        register()
+        return str(kind)
     if kind not in CONFIG_MAPPING_NAMES:
-        if config.get("auto_map"):
+        family = family_of_type(str(kind))
+        known = family.needs_code if family else None
+        if known or config.get("auto_map"):
+            what = f"{known.reason} (model type {kind!r})" if known else f"the model type {kind!r}"
             raise ModelError(
-                f"the model type {kind!r} needs Python code from the model folder, which danlu never runs",
+                f"{what} needs Python code from the model folder, which danlu never runs",
                 where=where,
-                hint="Use a release of the model that transformers reads by itself.",
+                hint=known.instead if known else "Use a release of the model that transformers reads by itself.",
             )
         hint = "A newer transformers may know it."
         raise ModelError(f"the model type {kind!r} is unknown to transformers", where=where, hint=hint)
@@ -190,7 +221,7 @@ def load_tokenizer(
         ModelError: when there is no tokenizer, it is damaged, or it has no template although one is needed.
     """
     given = Path(path).expanduser()
-    own = given.is_dir() and has_tokenizer(given)
+    own = given.is_dir() and has_tokenizer(given) and not is_original(given)
     folder = given if own else model_folder(path, revision=revision, cache_dir=cache_dir)
     if not has_tokenizer(folder):
         raise ModelError(
@@ -214,12 +245,17 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def _tokenizer(folder: Path) -> Any:
+    original = original_tokenizer(folder)
+    if original is not None:
+        return original
     from transformers import AutoTokenizer
 
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception
+        if (folder / "config.json").is_file():
+            check_architecture(folder)  # a model that cannot be used at all is not a damaged tokenizer
         raise ModelError(
             f"the tokenizer cannot be loaded ({_first_line(error)})",
             where=str(folder),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from danlu.core.config import build
 from danlu.core.console import note, out
-from danlu.core.errors import DanluError
+from danlu.core.errors import DanluError, UsageError
 from danlu.core.run import resolve_run
 from danlu.models.export_config import ExportConfig, check_export
 
@@ -53,6 +53,12 @@ def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | N
         "legacy_bin": options.legacy_bin,
         "dtype": options.dtype,
     }
+    original = options.export_format == "original"
+    if source.stage == "rm" and options.export_format != "safetensors":
+        raise UsageError(
+            f"a reward model cannot be written as {options.export_format}: it gives a number, not text",
+            hint="Leave export_format out.",
+        )
     if source.stage == "rm":
         from danlu.models.reward_export import export_classifier
 
@@ -65,7 +71,7 @@ def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | N
         return export_gguf(source, target, kind=options.gguf_type, serving=_serving(trained), **form)
     from danlu.models.export import export as write
 
-    return write(source, target, **weights, **form)
+    return write(source, target, original=original, **weights, **form)
 
 
 def _trained_with(run: str | None) -> TrainConfig | None:

@@ -28,13 +28,13 @@ from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.online.rewards import Rewards
 from danlu.tune.online.rollout import Answer
 from danlu.tune.online.samples import Sample
+from danlu.tune.parallel.together import added_up
 
 Ask: TypeAlias = Callable[[Sequence[Sequence[int]], int, Sequence[str]], list[list[Answer]]]
 """(prompts, answers to each, a key for each prompt) → the answers; the keys decide the random numbers."""
 
-
-def _itself(values: Tensor) -> Tensor:
-    return values
+LAST_LOOK = 16
+"""Most prompts that each process asks once more after the last update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,6 @@ class Surroundings:
         folder: the run directory.
         precision: what training computes in.
         process: number of this process.
-        total: adds a tensor up over all processes.
     """
 
     prompts: TokenStore
@@ -61,7 +60,6 @@ class Surroundings:
     folder: Path
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     process: int = 0
-    total: Callable[[Tensor], Tensor] = _itself
 
 
 @dataclass(slots=True)
@@ -210,14 +208,39 @@ class Experience:
         self._look_back(pieces)
         kl = self._divergence(pieces)
         self._tell(scores, samples, kl)
-        if kl is not None:
-            count, summed = around.total(torch.stack([kl.new_tensor(len(kl)), kl.sum()])).tolist()
-            stop_if_exploded(summed / count, self.learner.settings.rollout.kl_limit, step, around.folder)
+        mean, count = (0.0, 0) if kl is None else self._held(kl, step)
         columns = self._worth_by_value(pieces, scores) if self.ppo else self._worth_in_group(pieces, scores)
         _spread(pieces, columns)
         if kl is not None:
-            self.controller.update(summed / count, int(count))
+            self.controller.update(mean, count)
         return pieces
+
+    def finish(self, step: int) -> None:
+        """See whether the last updates have left the reference behind, on answers to a few prompts.
+
+        Raises:
+            RunError: when they have.
+        """
+        if self.initial is None:
+            return
+        around, plan = self.around, self.plan
+        places = plan.chosen(plan.rollout_of(step)[0], around.process)[:LAST_LOOK]
+        prompts = [around.prompts[int(around.members[place])][0].tolist() for place in places]
+        keys = [f"end:{around.process + number * plan.processes}" for number in range(len(prompts))]
+        pieces = [
+            Piece(prompt, [list(answer.ids)])
+            for prompt, (answer,) in zip(prompts, around.ask(prompts, 1, keys), strict=True)
+        ]
+        self._look_back(pieces)
+        kl = self._divergence(pieces)
+        assert kl is not None, "there is a reference"
+        self._held(kl, step)
+
+    def _held(self, kl: Tensor, step: int) -> tuple[float, int]:
+        """Mean divergence of the answers of all processes, and how many there are; refused beyond the limit."""
+        count, summed = added_up(torch.stack([kl.new_tensor(len(kl)), kl.sum()])).tolist()
+        stop_if_exploded(summed / count, self.learner.settings.rollout.kl_limit, step, self.around.folder)
+        return summed / count, int(count)
 
     def _scores(self, samples: Sequence[Sample]) -> Tensor:
         """Rewards of the answers (n), the penalty for unfinished ones taken off."""
@@ -265,19 +288,19 @@ class Experience:
     def _worth_by_value(self, pieces: Sequence[Piece], scores: Tensor) -> dict[str, Tensor]:
         """Advantages and returns of all tokens, by generalised advantage estimation."""
         assert self.ppo is not None, "only ppo has values"
-        options, total = self.ppo, self.around.total
+        options = self.ppo
         if options.ppo_score_norm:
-            count, summed = total(torch.stack([scores.new_tensor(len(scores)), scores.sum()])).tolist()
-            squares = float(total((scores - summed / count).square().sum()))
+            count, summed = added_up(torch.stack([scores.new_tensor(len(scores)), scores.sum()])).tolist()
+            squares = float(added_up((scores - summed / count).square().sum()))
             self.moments.add(count, summed, squares)
             scores = (scores - self.moments.mean) / self.moments.deviation
         owners, values = _owners(pieces), _column(pieces, "old_values")
         kl = _column(pieces, "old_log_p") - _column(pieces, "reference_log_p") if self.initial else values * 0
         rewards = token_rewards(scores, kl, owners, self.controller.beta)
         if options.ppo_whiten_rewards:
-            rewards = whiten(rewards, shift_mean=False, reduce=total)
+            rewards = whiten(rewards, shift_mean=False, reduce=added_up)
         advantages, returns = gae(rewards, values, owners, gamma=options.gamma, lam=options.lam)
-        return {"advantages": whiten(advantages, reduce=total), "returns": returns}
+        return {"advantages": whiten(advantages, reduce=added_up), "returns": returns}
 
     def _worth_in_group(self, pieces: Sequence[Piece], scores: Tensor) -> dict[str, Tensor]:
         """Advantages of all tokens, by comparison with the other answers, and what each token weighs."""

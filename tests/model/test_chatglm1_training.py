@@ -1,0 +1,91 @@
+"""ChatGLM-6B in training: every method, and objectives of every kind; it learns, and is the same when opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from methods_tried import METHODS, Watch
+from probes import logits_of
+from test_chatglm1_model import SEQUENCES
+from test_matrix import (
+    Cell,
+    assert_learnt,
+    assert_only_its_own_weights_moved,
+    assert_the_head_says_the_same,
+    options_of,
+)
+from test_matrix import rows as stage_rows  # noqa: F401  (a fixture)
+from tuning import losses, tune
+
+from danlu.core.errors import ConfigError
+from danlu.models.adapters import merge
+from danlu.models.loading import load_model
+from danlu.models.runs import open_run
+from danlu.tune import methods
+from danlu.tune.methods.old_names import known_names
+
+pytestmark = pytest.mark.model
+
+STAGES = {
+    "full": "dpo",
+    "lora": "ppo",
+    "p_tuning_v2": "rm",
+    "houlsby": "grpo",
+    "freeze": "rm",
+    "rslora": "dpo",
+    "prompt_tuning": "kto",
+}
+"""Objectives that are tried besides sft, each with one method."""
+
+CELLS = [Cell(variant, "sft", "chatglm1") for variant in METHODS if variant not in ("rslora", "orthogonal", "olora")]
+CELLS += [Cell(variant, stage, "chatglm1") for variant, stage in STAGES.items()]
+OWN = {"pissa": {"lora_target": "query_key_value, dense_4h_to_h"}}
+"""Options that differ for this model, by variant."""
+
+
+def changed(cell: Cell, rows: dict[str, Path]) -> dict[str, Any]:
+    """More steps than other models get: residuals weigh √56, and what is trained inside a layer little beside them."""
+    return {**options_of(cell, rows), "num_train_epochs": 16, **OWN.get(cell.variant, {})}
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_cell(
+    cell: Cell,
+    chatglm1: Path,
+    stage_rows: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    watch: Watch,
+) -> None:
+    run = tune(chatglm1, stage_rows[cell.stage], tmp_path / "run", **changed(cell, stage_rows))
+    assert watch.learner.abilities.packed
+    assert_learnt(cell, losses(run))
+    assert_only_its_own_weights_moved(cell, watch)
+    ids = torch.tensor(SEQUENCES[:1])
+    in_memory = logits_of(watch.model(), ids)
+    opened, _ = open_run(run).load()
+    torch.testing.assert_close(logits_of(opened, ids), in_memory, rtol=1e-4, atol=1e-4)
+    assert_the_head_says_the_same(run, watch.learner, opened, ids)
+    if methods.family(cell.method).kind == "peft":
+        merged = merge(load_model(chatglm1, dtype="float32"), [run])
+        torch.testing.assert_close(logits_of(merged, ids), in_memory, rtol=1e-3, atol=1e-3)
+
+
+def test_modules_are_found_under_both_names(chatglm1: Path) -> None:
+    present = {name.rsplit(".", 1)[-1] for name, _ in load_model(chatglm1).named_modules()}
+    assert known_names("query_key_value", present) == ("query_key_value",)
+    assert known_names("k_proj", present) == ("query_key_value",)
+    assert known_names("down_proj", present) == ("dense_4h_to_h",)
+    assert known_names("self_attn", present) == ("attention",)
+    assert known_names("gate_proj", present) == ("gate_proj",)
+
+
+def test_what_it_does_not_have_is_refused(
+    chatglm1: Path,
+    stage_rows: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match="'gate_proj'"):
+        tune(chatglm1, stage_rows["sft"], tmp_path / "run", lora_target="gate_proj")
