@@ -47,7 +47,7 @@ SOURCES = {
     "default system": DEFAULT_SYSTEM,
     "no system": NO_SYSTEM,
     "thinking": THINKING,
-    **{name: item.text for name, item in named_templates().items() if name not in ("chatml", "chatglm2")},
+    **{name: item.text for name, item in named_templates().items() if name not in ("chatml", "chatglm1", "chatglm2")},
 }
 
 

@@ -133,6 +133,14 @@ def test_licences_of_bases(tmp_path: Path) -> None:
     assert base_licence("nobody/knows") is None
 
 
+def test_a_licence_of_its_publishers_own() -> None:
+    head, body = card(Facts(), base="zai-org/chatglm2-6b")
+    assert (head["license"], head["license_name"]) == ("other", "ChatGLM")
+    assert head["license_link"].startswith("https://huggingface.co/zai-org/chatglm2-6b")
+    assert "commercial use asks for registration" in body
+    assert card(Facts(), base="Qwen/Qwen3-0.6B")[0]["license"] == "apache-2.0"
+
+
 def test_a_damaged_results_file_is_no_reason_to_fail(tmp_path: Path) -> None:
     (a_run(tmp_path) / "all_results.json").write_text("{cut")
     assert read_facts(tmp_path).losses == {}

@@ -66,8 +66,8 @@ def _metadata(lineage: Mapping[str, Any], facts: Facts, form: str) -> dict[str, 
     metadata: dict[str, Any] = {}
     if licence is not None:
         metadata["license"] = licence.identifier or "other"
-        metadata |= {} if licence.identifier else {"license_name": licence.name}
-    hub = _hub_id(base)
+        metadata |= {} if licence.identifier else {"license_name": licence.name, "license_link": licence.url}
+    hub = hub_id(base)
     if hub is not None:
         tuned = bool(lineage["adapters"] or method)
         metadata |= {"base_model": hub, "base_model_relation": "finetune" if tuned else "quantized"}
@@ -84,7 +84,8 @@ def _metadata(lineage: Mapping[str, Any], facts: Facts, form: str) -> dict[str, 
     return {key: value for key, value in metadata.items() if value}
 
 
-def _hub_id(base: str) -> str | None:
+def hub_id(base: str) -> str | None:
+    """The id on the Hugging Face hub of a base model, None for a folder."""
     packaged = packaged_models().get(base)
     if packaged is not None:
         return packaged.source.removeprefix("https://huggingface.co/")
@@ -175,11 +176,12 @@ def _checks(checks: Mapping[str, Any]) -> str:
 def _licences(lineage: Mapping[str, Any], facts: Facts) -> str:
     base = str(lineage["base"])
     licence = base_licence(base)
-    lines = [
-        f"- Base model: {licence.name} (according to {licence.source})."
-        if licence
-        else f"- Base model: its licence is not known to danlu; look it up where {public_name(base)} was published."
-    ]
+    if licence is None:
+        told = f"its licence is not known to danlu; look it up where {public_name(base)} was published"
+    else:
+        text = f"[{licence.name}]({licence.url})" if licence.url else licence.name
+        told = f"{text} (according to {licence.source})" + (f"; {licence.restricted}" if licence.restricted else "")
+    lines = [f"- Base model: {told}."]
     data = facts.manifest.data if facts.manifest else ()
     lines += [
         f"- {public_name(item.name)}: {data_licence(item) or 'not known to danlu; look it up at its source'}."

@@ -13,7 +13,7 @@ from danlu.core.errors import RunError
 from danlu.core.files import read_json
 from danlu.core.manifest import DataRecord, Manifest
 from danlu.data.catalog import builtin
-from danlu.models.zoo import packaged_models
+from danlu.models.zoo import find, packaged_models
 
 LOSSES = {"train_loss": "training, mean of all steps", "eval_loss": "evaluation rows"}
 
@@ -42,16 +42,20 @@ class Licence:
     Attributes:
         name: SPDX identifier, or its name in words.
         source: whose statement that is.
+        url: its text, where that is known.
+        restricted: what limits commercial use, in words; None where nothing is known to.
     """
 
     name: str
     source: str
+    url: str | None = None
+    restricted: str | None = None
 
     @property
     def identifier(self) -> str | None:
-        """The identifier that model hubs use, None for one that has none."""
+        """The identifier that model hubs use, None for a licence of its publisher's own."""
         name = self.name.strip().lower()
-        return name if name and " " not in name else None
+        return name if name and " " not in name and self.url is None else None
 
 
 def read_facts(run: Path | None, options: Mapping[str, str] | None = None) -> Facts:
@@ -81,10 +85,14 @@ def _json(path: Path) -> Any:
 
 
 def base_licence(base: str) -> Licence | None:
-    """The licence of a base model: of a packaged one, or what the card in its folder says."""
+    """The licence of a base model: of a packaged one, a known release, or what the card in its folder says."""
     packaged = packaged_models().get(base)
     if packaged is not None:
         return Licence(packaged.licence, packaged.source)
+    family, release = (find(base) if base.count("/") == 1 else None) or (None, None)
+    if family is not None and release is not None:
+        known = family.licence_of(release)
+        return Licence(known.name, f"{family.publisher}'s release", known.url, known.restricted)
     said = card_metadata(Path(base) / "README.md").get("license")
     return Licence(said, "its model card") if isinstance(said, str) else None
 

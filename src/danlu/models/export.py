@@ -5,7 +5,7 @@ Nothing is announced before the written folder has been loaded again and answers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,6 @@ def export(
     device: str | None = "cpu",
     chat_template: str | None = None,
     original: bool = False,
-    options: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Merge, write, load again, compare; only then does the folder appear.
 
@@ -58,7 +57,6 @@ def export(
         device: where to merge.
         chat_template: written into the tokenizer in place of its own.
         original: write the layout of the folder that the base was converted from, its tokenizer and code beside it.
-        options: what was chosen in training, as the model card shows it.
 
     Raises:
         ModelError: when the model cannot be loaded, or the written one does not answer like it.
@@ -84,22 +82,10 @@ def export(
             expected = _keep_beside(merged, kept, folder, target)
         del merged, base
         reloaded = _compare_again(folder, expected, kept, target, record["family"] if record else None)
-        report = report_of(
-            folder,
-            target,
-            parameters=parameters,
-            dtype=written_type,
-            adapters=(infos, kept),
-            differences=(change, reloaded, rounding),
-        )
-        describe(
-            report,
-            model,
-            folder,
-            form="original" if original else "safetensors",
-            has_template=bool(tokenizer.chat_template),
-            options=options,
-        )
+        differences = change, reloaded, rounding
+        report = report_of(folder, target, parameters, written_type, adapters=(infos, kept), differences=differences)
+        form, chat = "original" if original else "safetensors", bool(tokenizer.chat_template)
+        describe(report, model, folder, form=form, has_template=chat)
     return report
 
 

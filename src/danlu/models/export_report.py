@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,9 @@ class ExportReport:
 def report_of(
     folder: Path,
     target: Path,
-    *,
     parameters: int,
     dtype: str,
+    *,
     adapters: tuple[Sequence[AdapterInfo], AdapterInfo | None],
     differences: tuple[float, float | None, float],
 ) -> ExportReport:
@@ -84,7 +84,6 @@ def describe(
     *,
     form: str,
     has_template: bool,
-    options: Mapping[str, str] | None = None,
 ) -> None:
     """Write the lineage and the model card.
 
@@ -107,7 +106,7 @@ def describe(
         "danlu": __version__,
         "transformers": transformers.__version__,
         "format": form,
-        "base": base_of(model),
+        "base": lasting_name(model.base or model.model),
         "run": str(model.run) if model.run else None,
         "method": model.method,
         "stage": model.stage,
@@ -124,18 +123,9 @@ def describe(
         },
     }
     write_json(folder / MARKER, lineage)
-    facts = read_facts(model.run, options)
+    facts = read_facts(model.run, model.options)
     card = model_card(lineage, report.path.name, facts, form=form, has_template=has_template)
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def base_of(model: TrainedModel) -> str:
-    """The name of the model that tuning began with; of a fully tuned run, which is a model itself, as it recorded."""
-    if model.run is not None and model.model == str(model.run):
-        manifest = read_facts(model.run).manifest
-        if manifest is not None and manifest.base is not None:
-            return manifest.base.name
-    return lasting_name(model.model)
 
 
 def _digest(folder: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ def export_classifier(
     legacy_bin: bool = False,
     dtype: DataType = "auto",
     device: str | None = "cpu",
-    options: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Write a reward model as a sequence classifier with one label, whose logit is the reward.
 
@@ -39,7 +38,6 @@ def export_classifier(
         legacy_bin: write pytorch_model*.bin instead of safetensors.
         dtype: precision to write; ``auto`` is that of the base model.
         device: where to merge.
-        options: what was chosen in training, as the model card shows it.
 
     Raises:
         ModelError: when its adapter cannot be merged, its kind of model has no classifier in transformers, or the
@@ -70,12 +68,12 @@ def export_classifier(
         report = report_of(
             folder,
             target,
-            parameters=count_parameters(classifier),
-            dtype=str(written).removeprefix("torch."),
+            count_parameters(classifier),
+            str(written).removeprefix("torch."),
             adapters=(infos, None),
             differences=(change, found, 0.0),
         )
-        describe(report, model, folder, form="classifier", has_template=bool(tokenizer.chat_template), options=options)
+        describe(report, model, folder, form="classifier", has_template=bool(tokenizer.chat_template))
     return report
 
 

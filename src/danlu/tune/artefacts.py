@@ -15,6 +15,7 @@ from typing import Any
 from danlu.core.config import Options
 from danlu.core.files import write_json, write_text
 from danlu.core.results import shown_metric
+from danlu.models.card import hub_id
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import family
 from danlu.tune.options.running import FileStyle
@@ -150,7 +151,7 @@ def write_model_card(
 def _card_head(title: str, config: TrainConfig, base_model: str) -> str:
     method = config.method.finetuning_type
     adapter = family(method).peft_type is not None and family(method).kind != "bottleneck"
-    head = [f"base_model: {json.dumps(base_model, ensure_ascii=False)}"]
+    head = [f"base_model: {json.dumps(hub_id(base_model) or base_model, ensure_ascii=False)}"]
     head += ["library_name: peft" if adapter else "library_name: transformers"]
     head += ["tags:", "- danlu", f"- {method}", f"- {config.task.stage}"]
     front = "\n".join(["---", *head, "---"])

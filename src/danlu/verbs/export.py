@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
 def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | None) -> ExportReport:
     """Write the form that is asked for."""
     target = Path(str(options.output_dir)).expanduser()
-    form: dict[str, Any] = {"device": options.device, "options": _card(trained)}
+    source = replace(source, options=_card(trained))
+    form: dict[str, Any] = {"device": options.device}
     weights: dict[str, Any] = {
         "shard_size": options.max_shard_size,
         "legacy_bin": options.legacy_bin,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ def export_gguf(
     device: str | None = "cpu",
     chat_template: str | None = None,
     serving: Serving | None = None,
-    options: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Write a model as a GGUF file into a folder, with a Modelfile for Ollama.
 
@@ -55,7 +53,6 @@ def export_gguf(
         device: where to merge.
         chat_template: written in place of the tokenizer's own.
         serving: how the model is meant to be asked.
-        options: what was chosen in training, as the model card shows it.
 
     Raises:
         MissingDependency: when the package gguf is missing.
@@ -88,12 +85,12 @@ def export_gguf(
         report = report_of(
             folder,
             target,
-            parameters=count_parameters(merged),
-            dtype=kind,
+            count_parameters(merged),
+            kind,
             adapters=(infos, None),
             differences=(change, reloaded, rounding),
         )
-        describe(report, model, folder, form="gguf", has_template=template is not None, options=options)
+        describe(report, model, folder, form="gguf", has_template=template is not None)
     return report
 
 
