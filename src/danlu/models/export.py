@@ -18,6 +18,7 @@ from danlu.models.export_report import MARKER, ExportReport, describe, report_of
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, stop_ids
 from danlu.models.runs import TrainedModel
+from danlu.models.stored_bits import in_whole
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
 ADAPTER_FOLDER = "adapter"
@@ -93,7 +94,7 @@ def _opened(model: TrainedModel, chat_template: str | None, device: str | None) 
     tokenizer = load_tokenizer(model.tokenizer)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    base = load_model(model.model, device=device)
+    base = in_whole(load_model(model.model, device=device))
     base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
     return base, tokenizer
 

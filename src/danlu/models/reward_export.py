@@ -14,6 +14,7 @@ from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, load_model, load_tokenizer
 from danlu.models.quiet import quiet
 from danlu.models.runs import TrainedModel
+from danlu.models.stored_bits import in_whole
 from danlu.models.value_head import ValueHead, hidden_width
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
@@ -48,7 +49,7 @@ def export_classifier(
 
     infos = _mergeable(model)
     tokenizer = load_tokenizer(model.tokenizer)
-    base = load_model(model.model, device=device)
+    base = in_whole(load_model(model.model, device=device))
     written = base.dtype if dtype == "auto" else getattr(torch, dtype)
     classifier, change = _classifier(base, infos, model.run, tokenizer)
     cast_weights(cast_weights(classifier, written), torch.float32)

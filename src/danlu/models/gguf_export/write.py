@@ -22,6 +22,7 @@ from danlu.models.gguf_export.vocabulary import Vocabulary, vocabulary_of
 from danlu.models.loading import load_model, load_tokenizer, stop_ids
 from danlu.models.modelfile import Serving, modelfile
 from danlu.models.runs import TrainedModel
+from danlu.models.stored_bits import in_whole
 from danlu.models.weights import cast_weights, count_parameters
 
 TEXTS = (
@@ -66,7 +67,7 @@ def export_gguf(
     tokenizer = load_tokenizer(model.tokenizer)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    base = load_model(model.model, device=device)
+    base = in_whole(load_model(model.model, device=device))
     architecture = architecture_of(base.config)
     ends, serving = sorted(stop_ids(base, tokenizer)), serving or Serving()
     template = Template(tokenizer, stop_ids=ends, **dict(serving.variables)) if tokenizer.chat_template else None
