@@ -148,14 +148,14 @@ def test_control_tokens_and_pieces_of_one_name(family: str, change: Any, tmp_pat
     path.write_bytes(proto.SerializeToString())
     write_tokenizer(tmp_path / "old", tmp_path / "new", family)
     tokenizer, (processor, _) = load_tokenizer(tmp_path / "new"), read_sentencepiece(path)
-    words = processor.encode("people of a sophisticated sop eop")
-    assert processor.piece_to_id("sop") in words
+    words = processor.encode("7sop7eop7")
+    assert {processor.piece_to_id("sop"), processor.piece_to_id("eop")} <= set(words)
     assert tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>", "<eop>"]) == [499, 501, 502]
-    for text in ("people of a sophisticated sop eop", *hard_texts(200, seed=6)):
+    for text in ("7sop7eop7", *hard_texts(200, seed=6)):
         ids = processor.encode(text)
         assert tokenizer(text, split_special_tokens=True)["input_ids"] == [499, 501, *ids]
         assert tokenizer.decode(ids, skip_special_tokens=True) == processor.decode(ids)
-    question = Conversation((Message("user", "people of a sophisticated sop eop"),))
+    question = Conversation((Message("user", "7sop7eop7"),))
     assert Template(tokenizer).prompt(question)[:2] == [499, 501]
     assert not {499, 500, 501, 502} & set(Template(tokenizer).prompt(question)[2:])
 
