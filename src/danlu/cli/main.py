@@ -45,10 +45,13 @@ def train(context: typer.Context) -> None:
     is started again.
     """
     from danlu.cli.compat import render_resolved, resolve_train
-    from danlu.core.console import note, out
+    from danlu.core.console import note, out, warn
+    from danlu.tune.checks import remarks
 
     resolved = resolve_train(context.args)
     if resolved.dry_run:
+        for remark in remarks(resolved.config):
+            warn(remark)
         out.print(render_resolved(resolved), markup=False, soft_wrap=True)
         return
     for remark in resolved.notes:
