@@ -9,7 +9,7 @@ import pytest
 import torch
 from methods_tried import METHODS, Watch
 from probes import logits_of
-from test_chatglm1_model import SEQUENCES
+from test_chatglm1_model import SEQUENCES, SOP
 from test_matrix import (
     Cell,
     assert_learnt,
@@ -20,11 +20,15 @@ from test_matrix import (
 from test_matrix import rows as stage_rows  # noqa: F401  (a fixture)
 from tuning import losses, tune
 
-from danlu.core.errors import ConfigError
+from danlu.core.errors import ConfigError, DataError
+from danlu.data.encode import EncodingReport
+from danlu.data.templates import Encoded
+from danlu.data.tokens import Item, TokenStore, write_store
 from danlu.models.adapters import merge
 from danlu.models.loading import load_model
 from danlu.models.runs import open_run
 from danlu.tune import methods
+from danlu.tune.contexts import check_contexts
 from danlu.tune.methods.old_names import known_names
 
 pytestmark = pytest.mark.model
@@ -89,3 +93,38 @@ def test_what_it_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="'gate_proj'"):
         tune(chatglm1, stage_rows["sft"], tmp_path / "run", lora_target="gate_proj")
+
+
+def test_nothing_that_is_seen_is_learnt(
+    chatglm1: Path,
+    stage_rows: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(DataError, match="tokens of the context are to be learnt"):
+        tune(chatglm1, stage_rows["sft"], tmp_path / "run", train_on_prompt=True)
+    run = tune(chatglm1, stage_rows["pt"], tmp_path / "pt", stage="pt", num_train_epochs=8)
+    assert "8 of 8 rows have no token 5" in capsys.readouterr().err
+    found = losses(run)
+    assert found[-1] < found[0]
+
+
+def kept(folder: Path, *items: list[tuple[list[int], list[bool]]]) -> TokenStore:
+    made = [Item(number, tuple(Encoded(ids, trained) for ids, trained in item)) for number, item in enumerate(items)]
+    return write_store(folder, made, range(len(made)), EncodingReport())
+
+
+def test_where_contexts_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = [([8, SOP, 9, 8, SOP, 9], [False, False, True, False, False, True])]
+    shared = [([8, SOP], [False, False]), ([9], [True]), ([7], [True])]
+    check_contexts(kept(tmp_path / "shared", shared), [0], SOP)
+    assert not capsys.readouterr().err
+    check_contexts(kept(tmp_path / "twice", twice, [([8, 9], [False, True])]), [0, 1], SOP)
+    told = capsys.readouterr().err
+    assert "1 of 2 rows hold several tokens 5" in told
+    assert "1 of 2 rows have no token 5" in told
+    late = [([8], [False]), ([SOP, 9], [True, True]), ([SOP, 7], [True, True])]
+    itself = [([8, SOP, 9], [False, True, True])]
+    for number, wrong in enumerate((late, itself)):
+        with pytest.raises(DataError, match="row 0"):
+            check_contexts(kept(tmp_path / str(number), wrong), [0], SOP)

@@ -5,6 +5,7 @@ Nothing is announced before the written folder has been loaded again and answers
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from danlu.core.files import sha256, write_json
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
 from danlu.models.card import model_card
 from danlu.models.folders import room_for, whole_folder
-from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, stop_ids
+from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, model_folder, stop_ids
 from danlu.models.runs import TrainedModel
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
@@ -104,6 +105,7 @@ def export(
         expected, rounding = _rounded(merged, written_type)
         save_weights(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
         tokenizer.save_pretrained(folder)
+        _bring_code(merged.config, model_folder(model.model), folder)
         parameters = count_parameters(merged)
         if kept is not None:
             expected = _keep_beside(merged, kept, folder, target)
@@ -122,6 +124,23 @@ def export(
         )
         _describe(report, model, folder, tokenizer)
     return report
+
+
+def _bring_code(config: Any, source: Path, folder: Path) -> None:
+    """Copy the Python files that config.json names in ``auto_map``: others need them to load it, danlu does not."""
+    named = sorted(
+        {str(value).partition(".")[0] + ".py" for value in (getattr(config, "auto_map", None) or {}).values()}
+    )
+    if not named:
+        return
+    for file in source.glob("*.py"):
+        shutil.copyfile(file, folder / file.name)
+    missing = [name for name in named if not (folder / name).is_file()]
+    if missing:
+        warn(
+            f"config.json names {', '.join(missing)} (auto_map), and {source} has no such file: tools that run the "
+            "model's own code need it beside the weights"
+        )
 
 
 def _bytes(dtype: str) -> int:
