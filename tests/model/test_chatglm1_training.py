@@ -20,7 +20,7 @@ from test_matrix import (
 from test_matrix import rows as stage_rows  # noqa: F401  (a fixture)
 from tuning import losses, tune
 
-from danlu.core.errors import ConfigError, DataError
+from danlu.core.errors import ConfigError, DataError, ModelError
 from danlu.data.encode import EncodingReport
 from danlu.data.templates import Encoded
 from danlu.data.tokens import Item, TokenStore, write_store
@@ -93,6 +93,25 @@ def test_what_it_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="'gate_proj'"):
         tune(chatglm1, stage_rows["sft"], tmp_path / "run", lora_target="gate_proj")
+    with pytest.raises(ModelError, match="cannot be computed with flash_attention_2"):
+        load_model(chatglm1, attention="flash_attention_2")
+
+
+def test_modules_outside_the_layers(
+    chatglm1: Path,
+    stage_rows: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    watch: Watch,
+) -> None:
+    options = {"finetuning_type": "freeze", "freeze_trainable_layers": 1, "freeze_trainable_modules": "self_attn"}
+    tune(chatglm1, stage_rows["sft"], tmp_path / "run", **options, freeze_extra_modules="norm, embed_tokens")
+    moved = {name.removeprefix("model.") for name in watch.moved()}
+    assert {"transformer.final_layernorm.weight", "transformer.word_embeddings.weight"} <= moved
+    assert {name for name in moved if ".layers." in name} == {
+        f"transformer.layers.2.attention.{layer}.{part}"
+        for layer in ("query_key_value", "dense")
+        for part in ("weight", "bias")
+    }
 
 
 def test_nothing_that_is_seen_is_learnt(
