@@ -18,7 +18,8 @@ from test_matrix import (
     options_of,
 )
 from test_matrix import rows as stage_rows  # noqa: F401  (a fixture)
-from tuning import losses, tune
+from test_resume import killed_at
+from tuning import assert_same_run, losses, tune
 
 from danlu.core.errors import ConfigError, DataError, ModelError
 from danlu.data.encode import EncodingReport
@@ -41,6 +42,9 @@ STAGES = {
     "freeze": "rm",
     "rslora": "dpo",
     "prompt_tuning": "kto",
+    "ia3": "ipo",
+    "oft": "orpo",
+    "ln_tuning": "simpo",
 }
 """Objectives that are tried besides sft, each with one method."""
 
@@ -50,9 +54,13 @@ OWN = {"pissa": {"lora_target": "query_key_value, dense_4h_to_h"}}
 """Options that differ for this model, by variant."""
 
 
+SLOW = ("p_tuning_v2", "projection", "prefix_tuning", "prompt_tuning", "p_tuning-mlp", "vera", "pfeiffer")
+"""They get more steps: residuals weigh √56, and what these change inside a layer little beside them."""
+
+
 def changed(cell: Cell, rows: dict[str, Path]) -> dict[str, Any]:
-    """More steps than other models get: residuals weigh √56, and what is trained inside a layer little beside them."""
-    return {**options_of(cell, rows), "num_train_epochs": 16, **OWN.get(cell.variant, {})}
+    steps = {"num_train_epochs": 16} if cell.variant in SLOW else {}
+    return {**options_of(cell, rows), **steps, **OWN.get(cell.variant, {})}
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -75,6 +83,21 @@ def test_cell(
     if methods.family(cell.method).kind == "peft":
         merged = merge(load_model(chatglm1, dtype="float32"), [run])
         torch.testing.assert_close(logits_of(merged, ids), in_memory, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["full", "projection"])
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+    variant: str,
+    chatglm1: Path,
+    stage_rows: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {**options_of(Cell(variant, "sft", "chatglm1"), stage_rows), "save_strategy": "steps", "save_steps": 2}
+    whole = tune(chatglm1, stage_rows["sft"], tmp_path / "whole", **options)
+    with killed_at(monkeypatch, 3):
+        tune(chatglm1, stage_rows["sft"], tmp_path / "again", **options)
+    assert_same_run(whole, tune(chatglm1, stage_rows["sft"], tmp_path / "again", **options))
 
 
 def test_modules_are_found_under_both_names(chatglm1: Path) -> None:
