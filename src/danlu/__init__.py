@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from danlu.verbs.chat import chat
+    from danlu.verbs.convert import convert
     from danlu.verbs.demo import demo
     from danlu.verbs.evaluate import evaluate, predict
     from danlu.verbs.export import export
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from danlu.verbs.rewards import score
     from danlu.verbs.train import train
 
-__all__ = ["__version__", "chat", "demo", "evaluate", "export", "merge", "predict", "score", "train"]
+__all__ = ["__version__", "chat", "convert", "demo", "evaluate", "export", "merge", "predict", "score", "train"]
 
 _VERBS = {
     "chat": "danlu.verbs.chat",
+    "convert": "danlu.verbs.convert",
     "demo": "danlu.verbs.demo",
     "evaluate": "danlu.verbs.evaluate",
     "export": "danlu.verbs.export",

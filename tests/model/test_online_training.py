@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 import torch
 from methods_tried import METHODS, kind_of
+from probes import random_adapter
 from test_resume import killed_at
 from tuning import assert_same_run, history, tune, weights
 
 import danlu
 from danlu.core.errors import DanluError, RunError, UsageError
+from danlu.core.manifest import Manifest
+from danlu.core.run import RunDirectory
+from danlu.models.loading import load_model
+from danlu.models.value_head import ValueHead
+from danlu.tune.config import TrainConfig
 
 pytestmark = pytest.mark.model
 
@@ -166,6 +172,19 @@ def test_a_policy_that_runs_away_is_stopped_and_the_last_checkpoint_stays(
     assert weights(tmp_path / "run" / "checkpoint-1")
 
 
+@pytest.mark.parametrize("stage", LEARNS)
+def test_the_last_updates_are_checked_as_well(
+    stage: str, tiny_models: dict[str, Path], prompts: Path, letters: str, tmp_path: Path
+) -> None:
+    several = {"max_steps": 2, "ppo_epochs": 2, "num_iterations": 2}  # of one rollout, which begins without divergence
+    options = {**QUICK, **LEARNS[stage], **several, "learning_rate": 0.1, "kl_limit": 1.0, "save_strategy": "steps"}
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match=r"divergence from the reference became .* at step 2, more than 1.*checkpoint-1"):
+        tune(tiny_models["llama"], prompts, run, reward_funcs=letters, save_steps=1, **options)
+    assert weights(run / "checkpoint-1")
+    assert not (run / "adapter_model.safetensors").exists()
+
+
 def test_a_reward_that_fails_is_named_and_the_last_checkpoint_stays(
     tiny_models: dict[str, Path], prompts: Path, tmp_path: Path
 ) -> None:
@@ -188,13 +207,38 @@ def test_a_reward_that_fails_is_named_and_the_last_checkpoint_stays(
         ({"stage": "ppo", "reward_funcs": "chinse"}, "chinese"),
         ({"stage": "ppo", "reward_funcs": "chinese", "packing": True}, "nothing to fill"),
         ({"stage": "ppo", "reward_model": "nowhere"}, "no such run"),
+        ({"stage": "ppo", "reward_model": "ADAPTER"}, "there is no value head: this is no reward model"),
+        ({"stage": "ppo", "reward_model": "WIDER"}, "made for 7 numbers, this model has 64"),
+        ({"stage": "ppo", "reward_model": "PPO"}, "expected of a state: it is no reward model"),
+        ({"stage": "ppo", "reward_funcs": "nowhere.py:f"}, "nowhere.py: there is no such file"),
+        ({"stage": "ppo", "reward_funcs": "FILE:f"}, "no function f in .*It has needs"),
+        ({"stage": "ppo", "reward_funcs": "FILE:needs"}, "missing a required argument: 'more'"),
     ],
 )
-def test_what_cannot_work_is_refused(
-    options: dict[str, Any], message: str, tiny_models: dict[str, Path], prompts: Path, tmp_path: Path
+def test_what_cannot_work_is_refused_before_any_row_is_read(
+    options: dict[str, Any],
+    message: str,
+    tiny_models: dict[str, Path],
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("danlu.verbs.train.gather", lambda config: pytest.fail("rows are tokenised"))
+    (tmp_path / "rewards.py").write_text("def needs(answers, more):\n    return answers\n")
+    if (kind := options.get("reward_model")) and kind != "nowhere":
+        base = load_model(tiny_models["llama"])
+        random_adapter(base, tmp_path / kind)
+        if kind != "ADAPTER":
+            ValueHead(7 if kind == "WIDER" else 64).save(tmp_path / kind)
+        if kind == "PPO":
+            RunDirectory(tmp_path / kind).write_config(TrainConfig())
+            RunDirectory(tmp_path / kind).write_manifest(Manifest(stage="ppo"))
+        options = {**options, "reward_model": str(tmp_path / kind)}
+    if "reward_funcs" in options:
+        options = {**options, "reward_funcs": options["reward_funcs"].replace("FILE", str(tmp_path / "rewards.py"))}
     with pytest.raises((UsageError, DanluError), match=message):
         tune(tiny_models["llama"], prompts, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -202,10 +246,8 @@ def test_the_first_weights_can_be_put_back(method: str, tiny_models: dict[str, P
     from probes import token_batch
 
     from danlu.core.config import build
-    from danlu.models.loading import load_model
     from danlu.tune import methods
     from danlu.tune.batches import lay_out
-    from danlu.tune.config import TrainConfig
     from danlu.tune.initial import InitialWeights
     from danlu.tune.learner import Learner, examine
 

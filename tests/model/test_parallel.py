@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from processes import together
 from tuning import history, losses, tune, weights, write_rows
+
+from danlu.core.config import build
+from danlu.core.workspace import cache_folder
+from danlu.tune import reference_model
+from danlu.tune.config import TrainConfig
+from danlu.tune.parallel.together import objects_of_all, process_group
 
 pytestmark = pytest.mark.model
 
@@ -101,6 +109,36 @@ def test_other_objectives_too(stage: str, tiny_models: dict[str, Path], data: Pa
     assert len((two / "trainer_log.jsonl").read_text().splitlines()) == len(
         (one / "trainer_log.jsonl").read_text().splitlines()
     )
+
+
+class Pairs:
+    """As much of a token store as the reference asks for."""
+
+    lengths = np.array([3, 2, 1, 4])
+    width = 3
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def test_kept_reference_numbers_are_used_by_all_processes_or_by_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_model, "log_probs_of", lambda learner, store, batch, _: np.stack([batch, -batch], 1))
+
+    def work(rank: int) -> None:
+        monkeypatch.setenv("DANLU_CACHE", str(tmp_path / f"cache-{rank}"))
+        if rank == 1:  # another run has just written them, or this machine has had them from an earlier one
+            np.save(cache_folder("reference") / "k.npy", np.full((4, 2), 7, dtype=np.float32))
+        with process_group(build(TrainConfig, {"ddp_timeout": 20}, where="test")):
+            found = reference_model.reference_log_probs(
+                None, Pairs(), key="k", batch_size=2, precision=nullcontext(), rank=(rank, 2)
+            )
+            assert objects_of_all("the next thing") == ["the next thing"] * 2
+        assert found.tolist() == [[0, 0], [1, -1], [2, -2], [3, -3]]
+
+    log = tmp_path / "log"
+    assert together(2, work, log) == [0, 0], log.read_text()
 
 
 def cut_back(run: Path, step: int) -> None:

@@ -108,6 +108,7 @@ def test_the_penalty_of_adalora(tiny_models: dict[str, Path]) -> None:
     [
         ({"finetuning_type": "adalora", "adalora_init_r": 4, "adalora_target_r": 4}, "the rank could not fall"),
         ({"finetuning_type": "adalora", "adalora_tinit": 1, "adalora_tfinal": 3}, r"run has 4 steps.*leave none"),
+        ({"finetuning_type": "adalora", "max_steps": 1}, r"run has 1 steps.*leave none"),  # nothing is measured before
         ({"finetuning_type": "oft", "oft_block_size": 48}, r"inputs of 64 .*oft_block_size=48.*8, 16, 32 works"),
         ({"finetuning_type": "oft", "oft_rank": 5}, r"inputs of 64 .*oft_rank=5"),
         ({"finetuning_type": "ia3", "ia3_target": "k_proj"}, "down_proj is in ia3_feedforward and not in ia3_target"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from methods_tried import METHODS
-from tuning import assert_same_run, history, losses, tune, weights
+from tuning import assert_same_run, history, losses, tune, weights, write_rows
 
 import danlu
-from danlu.core.errors import DanluError
+from danlu.core.errors import DanluError, DataError, UsageError
 from danlu.models.value_head import read_head
 
 pytestmark = pytest.mark.model
@@ -166,6 +167,23 @@ def test_a_reward_model_leaves_its_head_and_scores(tiny_models: dict[str, Path],
         "accept": round(lines[0]["chosen_score"], 2),
         "reject": round(lines[0]["rejected_score"], 2),
     }
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_reward_model_does_not_answer(method: str, tiny_models: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
+    base = tiny_models["llama"]
+    run = tune(base, pairs, tmp_path / "rm", stage="rm", max_steps=1, finetuning_type=method)
+    talks = str(write_rows(tmp_path / "talks.jsonl"))
+    told = r"this is a reward model: .*danlu score --run DIR.*danlu eval"
+    for work in (danlu.predict, danlu.evaluate):
+        with pytest.raises(UsageError, match=told):
+            work(run, dataset=talks, stage="sft")
+    with pytest.raises(DataError, match=told):
+        danlu.predict(run, dataset=talks)
+    named = {"model": str(run)} if method == "full" else {"model": str(base), "adapter": [str(run)]}
+    for what in ({"run": str(run)}, named):
+        with pytest.raises(UsageError, match=told):
+            danlu.chat(stdin=io.StringIO("hello\n"), **what)
 
 
 def test_scores_do_not_depend_on_the_company(tiny_models: dict[str, Path], pairs: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class SmallTokenizer:
     backend_tokenizer: Any
     eos_token: str
     chat_template: str | None = None
+    split_special_tokens: bool = False
 
     @property
     def eos_token_id(self) -> int:
@@ -77,8 +78,12 @@ class SmallTokenizer:
     def get_added_vocab(self) -> dict[str, int]:
         return {item.content: number for number, item in self.backend_tokenizer.get_added_tokens_decoder().items()}
 
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+    def encode(self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False) -> list[int]:
+        self.backend_tokenizer.encode_special_tokens = split_special_tokens
+        try:
+            return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        finally:
+            self.backend_tokenizer.encode_special_tokens = False
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))

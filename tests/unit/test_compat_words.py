@@ -147,7 +147,7 @@ def test_what_is_wrong_is_named(written, message):
         ("sed: 1\n", "a.yaml:1: this configuration has no key 'sed'. Did you mean seed"),
         ("trainer: {adam_beta9: 1}\n", "no 'adam_beta9'. Did you mean adam_beta2 or adam_beta1"),
         ("trainer: {seed: 1}\n", "seed has a field of its own. Write compute.seed."),
-        ("seed: x\n", "a.yaml:1:compute.seed: Input should be a valid integer"),
+        ("seed: x\n", "a.yaml:1:seed: a whole number is expected (got 'x')."),
         ("lr_scheduler_type: cosin\n", "Did you mean cosine"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from danlu.core.config import build, field_homes
 from danlu.core.errors import ConfigError, MissingDependency, UsageError
-from danlu.tune.checks import check, check_packages
+from danlu.tune.checks import check, check_packages, remarks
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 
 
@@ -70,8 +70,12 @@ def test_values_in_their_usual_spellings(key, given, value):
         ({"stage": "dance"}, "stage"),
         ({"report_to": 0}, "report_to"),
         ({"interleave_probs": [None]}, "interleave_probs"),
-        ({"warmup_ratio": 1.5}, "less than or equal to 1"),
+        ({"warmup_ratio": 1.5}, r"^test:warmup_ratio: it has to be at most 1 \(got 1.5\)"),
         ({"nothing": 1}, "has no key 'nothing'"),
+        ({"max_minutes": 0}, r"^test:max_minutes: it has to be above 0 \(got 0\)\.$"),
+        ({"output.max_minutes": -1}, r"^test:output.max_minutes: it has to be above 0 \(got -1\)\.$"),
+        ({"output": {"max_minutes": "x"}}, r"^test:output.max_minutes: a number is expected \(got 'x'\)\.$"),
+        ({"save_strategy": "never"}, r"^test:save_strategy: it has to be '.*' or '.*' \(got 'never'\)"),
     ],
 )
 def test_values_that_make_no_sense(values, message):
@@ -131,11 +135,26 @@ def test_a_tracker_is_looked_for_before_anything_is_loaded(monkeypatch):
         check_packages(config(dataset="a", deepspeed="z3.json"))
 
 
-def test_weights_of_datasets_that_are_not_interleaved_are_told(capsys):
-    check(config(dataset="a,b", interleave_probs=[0.2, 0.8]))
-    assert "interleave_probs has no effect with mix_strategy=concat" in capsys.readouterr().err
-    check(config(dataset="a,b", interleave_probs=[0.2, 0.8], mix_strategy="interleave_over"))
-    assert capsys.readouterr().err == ""
+def test_weights_of_datasets_that_are_not_interleaved_are_told():
+    (told,) = remarks(config(dataset="a,b", interleave_probs=[0.2, 0.8]))
+    assert "interleave_probs has no effect with mix_strategy=concat" in told
+    assert remarks(config(dataset="a,b", interleave_probs=[0.2, 0.8], mix_strategy="interleave_over")) == []
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], []])
+def test_a_remark_is_made_once(words, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from danlu.cli.main import app
+    from danlu.verbs import train
+
+    def begin(*_):
+        raise RuntimeError("it begins")
+
+    monkeypatch.setattr(train, "begin", begin)
+    values = ["stage=kto", "per_device_train_batch_size=1", f"output_dir={tmp_path}", "dataset=a"]
+    result = CliRunner().invoke(app, ["train", "model_name_or_path=m", *values, *words])
+    assert result.output.count("the number of one answer") == 1, result.output
 
 
 @pytest.mark.parametrize(
@@ -151,9 +170,8 @@ def test_weights_of_datasets_that_are_not_interleaved_are_told(capsys):
         ({"stage": "sft", "pref_beta": 0.1}, ""),  # files of LLaMA-Factory always set it
     ],
 )
-def test_options_that_a_stage_does_not_read_are_told(values, told, capsys):
-    check(config(**values))
-    found = capsys.readouterr().err
+def test_options_that_a_stage_does_not_read_are_told(values, told):
+    found = " ".join(remarks(config(**values)))
     assert " ".join(told.split()) in " ".join(found.split()) if told else found == ""
 
 

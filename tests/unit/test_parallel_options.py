@@ -48,7 +48,7 @@ def test_ranks_are_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"node_rank": 1}, "node_rank 1 needs nnodes of 2"),
         ({"nnodes": 2}, "master_port must be given"),
         ({"fsdp": True, "deepspeed": "z3"}, "exclude each other"),
-        ({"nproc": 0}, "greater than or equal to 1"),
+        ({"nproc": 0}, "at least 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(values: dict[str, object], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,6 @@ def answer(text: str) -> dict[str, str]:
     ],
 )
 def test_what_cannot_be_used(value: dict[str, Any], field: str, message: str) -> None:
-    import re
 
     row = read(value)
     assert isinstance(row, BadRow)
@@ -100,6 +100,23 @@ def test_rows_of_another_stage(tmp_path: Path, stage: str, message: str) -> None
         load_rows(name, stage=stage)
     for fitting in ("rm", "dpo", "ipo", "orpo", "simpo", "kto", "ppo", "grpo"):
         assert check(name, stage=fitting).good == 1
+
+
+@pytest.mark.parametrize("start", [{"instruction": "q", "output": "a"}, {"messages": [QUESTION, answer("a")]}])
+def test_a_label_that_is_neither_true_nor_false(tmp_path: Path, start: dict[str, Any]) -> None:
+    told = r"rows\.jsonl:1:label: .*true or false is expected, this is 'maybe'"
+    maybe = {**start, "label": "maybe"}
+    for others in ([], [True], [True, False, "maybe"]):
+        name = put(tmp_path, maybe, *({**start, "label": label} for label in others))
+        assert re.search(told, str(check(name, stage="kto").bad[0]))
+        with pytest.raises(DataError, match=told):
+            load_rows(name, stage="kto", on_bad_row="error")
+    name = put(tmp_path, maybe, {**start, "label": False})
+    assert re.search(told, str(check(name).bad[0]))  # whatever it is read for, where labels are mostly true or false
+    with pytest.raises(DataError, match=told):
+        load_rows(put(tmp_path, maybe), stage="kto")
+    assert check(put(tmp_path, maybe, maybe, {**start, "label": "true"})).kinds == {"Example": 3}
+    assert len(load_rows(put(tmp_path, {**start, "label": 1}, {**start, "label": 0}), stage="kto").rows) == 2
 
 
 def test_a_stage_that_is_not_there(tmp_path: Path) -> None:

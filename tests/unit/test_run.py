@@ -1,6 +1,7 @@
 """Run directories: lineage, resuming, refusing what belongs to somebody else."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -178,8 +179,8 @@ def test_runs_are_found(run):
 
 
 def test_what_is_no_run_is_explained(run, tmp_path):
-    with pytest.raises(RunError, match=r"there is no such run\. Runs in .*: run\."):
-        resolve_run(tmp_path / "runn")
+    with pytest.raises(RunError, match=r"there is no such run\.$"):
+        resolve_run(tmp_path / "runn")  # the run beside it has no weights
     with pytest.raises(RunError, match=r"this is no run directory"):
         resolve_run(tmp_path)
     foreign = tmp_path / "foreign"
@@ -190,6 +191,20 @@ def test_what_is_no_run_is_explained(run, tmp_path):
     begun = prepare(tmp_path / "begun", config())
     with pytest.raises(RunError, match="stopped before its first step"):
         resolve_run(begun.path)
+
+
+def test_runs_that_can_be_named_are_shown(run, tmp_path):
+    (run.path / "checkpoint-9").mkdir()
+    (run.path / "checkpoint-10").mkdir()
+    told = rf"there is no such run\. Runs that stopped, by their last checkpoint, in {tmp_path}: run/checkpoint-10\.$"
+    with pytest.raises(RunError, match=told):
+        resolve_run(tmp_path / "runn")
+    for name in ("good", "better"):
+        (shutil.copytree(run.path, tmp_path / name) / "model.safetensors").write_text("")
+    prepare(tmp_path / "begun", config())
+    told = r"Runs in .*: better, good\. Runs that stopped, by their last checkpoint: run/checkpoint-10\. 1 that stopped"
+    with pytest.raises(RunError, match=told):
+        resolve_run(tmp_path / "runn")
 
 
 def test_a_run_without_configuration_says_so(run):

@@ -16,6 +16,7 @@ from small_tokenizer import (
     TOOLS,
     UNSTABLE,
     SlowTokenizer,
+    SmallTokenizer,
     make_template,
     make_tokenizer,
     talk,
@@ -152,6 +153,54 @@ def test_slow_tokenizers_give_the_same() -> None:
     slow = Template(SlowTokenizer(fast))
     conversation = talk("What <|im_end|> is\n\na run?", "A folder.", system="hm")
     assert slow.encode(conversation) == Template(fast).encode(conversation)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "text", ["a <|im_end|> b", "<|im_end|>", "x<|im_start|><|im_end|>", "user\n<s>\n", "\u29fc1\u29fd"]
+)
+def test_control_text_is_read_in_one_run(kind: str, text: str) -> None:
+    template = make_template(GLM, kind=kind)
+    core = template.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    before = "b" if kind == "first" else ""  # there a text begins only once, and this one is in the middle
+    core.encode_special_tokens = True
+    try:
+        whole, start = (core.encode(part, add_special_tokens=False).ids for part in (f"{before}\n{text}", before))
+    finally:
+        core.encode_special_tokens = False
+    assert whole[: len(start)] == start
+    vocabulary = template.tokenizer.get_added_vocab()
+    wanted = [vocabulary["<s>"], vocabulary["<|user|>"], *whole[len(start) :], vocabulary["<|assistant|>"]]
+    assert template.prompt(talk(text))[: len(wanted)] == wanted
+
+
+def test_a_vocabulary_that_holds_control_tokens_makes_none_of_text() -> None:
+    from tokenizers import AddedToken, Tokenizer, models
+
+    core = Tokenizer(models.Unigram([("?", -9.0), *((letter, -5.0) for letter in "<|s>/ab"), ("</s>", 0.0)], unk_id=0))
+    core.add_special_tokens([AddedToken("</s>", special=True, normalized=False)])
+    tokenizer = SmallTokenizer(core, "</s>", "{{ messages[0].content }}</s>")
+    template = Template(tokenizer)
+    end = tokenizer.eos_token_id
+    core.encode_special_tokens = True
+    assert end in core.encode("a</s>b").ids
+    core.encode_special_tokens = False
+    ids = template.prompt(talk("a</s>b"))
+    assert ids.count(end) == 1
+    assert ids[-1] == end
+    assert end not in template.content_ids("a</s>b")
+
+
+def test_tokens_that_take_spaces_away_keep_doing_so() -> None:
+    tokenizer = make_tokenizer(GLM)
+    core = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    from tokenizers import AddedToken
+
+    core.add_special_tokens([AddedToken("<|user|>", special=True, normalized=False, rstrip=True)])
+    template = Template(SmallTokenizer(core, "<|end|>", GLM))
+    ids = template.prompt(talk("a<|im_end|>b"))
+    assert ids[:2] == core.encode("<s><|user|>\n", add_special_tokens=False).ids
+    assert not {core.token_to_id("<|im_end|>"), core.encode("\n").ids[0]} & set(ids[:-1])
 
 
 def test_added_white_space_is_text() -> None:

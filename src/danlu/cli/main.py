@@ -45,10 +45,13 @@ def train(context: typer.Context) -> None:
     is started again.
     """
     from danlu.cli.compat import render_resolved, resolve_train
-    from danlu.core.console import note, out
+    from danlu.core.console import note, out, warn
+    from danlu.tune.checks import remarks
 
     resolved = resolve_train(context.args)
     if resolved.dry_run:
+        for remark in remarks(resolved.config):
+            warn(remark)
         out.print(render_resolved(resolved), markup=False, soft_wrap=True)
         return
     for remark in resolved.notes:
@@ -90,7 +93,10 @@ def score(context: typer.Context, run: Run = None, model: Model = None, adapter:
 
 @app.command(context_settings=WORDS)
 def export(context: typer.Context) -> None:
-    """Write a run as a model folder that stands alone: --run DIR --output_dir FOLDER [--max_shard_size 2]."""
+    """Write a run as a model folder that stands alone: --run DIR --output_dir FOLDER [--max_shard_size 2].
+
+    --format original writes a ChatGLM model in the layout that it came in.
+    """
     from danlu.cli.compat import render_resolved, resolve_export
     from danlu.core.console import note, out
     from danlu.verbs.export import export as write
@@ -102,6 +108,20 @@ def export(context: typer.Context) -> None:
     for remark in resolved.notes:
         note(remark)
     write(resolved.config)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="ChatGLM folder or hub id, GGUF file, or known name")],
+    target: Annotated[str, typer.Argument(help="folder to write")],
+    family: Annotated[str | None, typer.Option(help="which ChatGLM it is, where its files do not tell")] = None,
+    dtype: Annotated[str, typer.Option(help="precision to write; auto: as it is stored")] = "auto",
+    max_shard_size: Annotated[str, typer.Option("--max_shard_size", help="largest weight file, in GB")] = "5GB",
+) -> None:
+    """Write a model in ChatGLM's own layout, or a GGUF file, as a folder that transformers reads without its code."""
+    from danlu.verbs.convert import convert as write
+
+    write(source, target, family=family, dtype=dtype, max_shard_size=max_shard_size)
 
 
 @app.command()

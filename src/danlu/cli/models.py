@@ -95,16 +95,35 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
 
     config = read_folder_json(folder / "config.json")
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    known = _family(folder, config)
     return {
         "model_type": config.get("model_type"),
+        **known,
         "layers": config.get("num_hidden_layers", config.get("num_layers")),
         "hidden_size": config.get("hidden_size"),
         "context": config.get("max_position_embeddings", config.get("max_sequence_length", config.get("seq_length"))),
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "bytes": sum(file.stat().st_size for file in weights),
         "tokenizer": has_tokenizer(folder),
-        "chat_template": _has_template(folder),
+        "chat_template": _has_template(folder) or _gets_template(folder, known.get("family")),
     }
+
+
+def _family(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Which ChatGLM a folder in its own layout is; nothing for other models."""
+    from danlu.models.chatglm.families import generation, recognise
+
+    if generation(config) != "v2":
+        return {}
+    family = recognise(folder, config)
+    return {"family": family.name if family else None}
+
+
+def _gets_template(folder: Path, family: str | None) -> bool:
+    """Whether the conversion of a ChatGLM folder brings a template."""
+    from danlu.models.chatglm.tokenizer import CONTROL, MODEL_FILE
+
+    return family in CONTROL and (folder / MODEL_FILE).is_file()
 
 
 def _has_template(folder: Path) -> bool:

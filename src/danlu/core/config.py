@@ -113,14 +113,16 @@ def build(
     """
     homes = field_homes(model)
     tree: dict[str, Any] = {}
+    written: dict[tuple[str, ...], str] = {}
     for key, value in values.items():
         place = (places or {}).get(key, where)
         for path, leaf in _leaves(model, key, value, homes, place):
             _store(tree, path, leaf, f"{place}:{key}")
+            written[path] = key if key.endswith(path[-1]) else ".".join(path)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise _explain(model, error, where, places or {}) from error
+        raise _explain(error, where, places or {}, written) from error
 
 
 def field_homes(model: type[Options]) -> dict[str, tuple[str, ...]]:
@@ -179,13 +181,36 @@ def _store(tree: dict[str, Any], path: tuple[str, ...], value: Any, where: str) 
     tree[last] = value
 
 
-def _explain(model: type[Options], error: ValidationError, where: str, places: Mapping[str, str]) -> ConfigError:
+_WORDS = {
+    "greater_than": "it has to be above {gt:g}",
+    "greater_than_equal": "it has to be at least {ge:g}",
+    "less_than": "it has to be below {lt:g}",
+    "less_than_equal": "it has to be at most {le:g}",
+    "int_parsing": "a whole number is expected",
+    "int_type": "a whole number is expected",
+    "int_from_float": "a whole number is expected",
+    "float_parsing": "a number is expected",
+    "float_type": "a number is expected",
+    "bool_parsing": "true or false is expected",
+    "bool_type": "true or false is expected",
+    "literal_error": "it has to be {expected}",
+}
+"""What is said for pydantic's kinds of errors; other messages are shown as they are."""
+
+
+def _explain(
+    error: ValidationError, where: str, places: Mapping[str, str], written: Mapping[tuple[str, ...], str]
+) -> ConfigError:
+    """The first error in a line; ``written`` has the key that the user wrote for each path."""
     first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
-    bare = str(first["loc"][-1]) if first["loc"] else ""
-    keys = [str(part) for part in first["loc"]]
-    place = next((places[key] for key in (path, *keys, bare) if key in places), where)
+    keys = tuple(str(part) for part in first["loc"])
+    path = ".".join(keys)
+    place = next((places[key] for key in (path, *keys) if key in places), where)
+    known = next((count for count in range(len(keys), 0, -1) if keys[:count] in written), 0)
+    name = ".".join((written[keys[:known]], *keys[known:])) if known else path
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in _WORDS:
+        message = _WORDS[first["type"]].format(**first.get("ctx", {}))
     given = first.get("input")
     shown = "" if isinstance(given, (dict, Options)) else f" (got {given!r})"
-    return ConfigError(f"{message}{shown}", where=f"{place}:{path}" if path else place)
+    return ConfigError(f"{message}{shown}", where=f"{place}:{name}" if name else place)

@@ -36,7 +36,8 @@ EVENTS = "events.jsonl"
 ROW_KEYS = "train_rows.u64"
 
 TRAINED = ("adapter_config.json", "trainer_state.json", "train_results.json", "finetuning_args.json")
-TRAINED_PATTERNS = ("*.safetensors", "*.bin", "checkpoint-*")
+WEIGHTS = ("*.safetensors", "*.bin")
+TRAINED_PATTERNS = (*WEIGHTS, "checkpoint-*")
 """Files that only a training leaves: a folder that has one belongs to a run."""
 
 LEFT_BEHIND = (CONFIG, MANIFEST, EVENTS, ROW_KEYS, *TRAINED, "trainer_log.jsonl", "all_results.json")
@@ -286,11 +287,26 @@ def _trained(path: Path) -> list[str]:
 
 
 def _nearby(path: Path) -> str | None:
-    """The runs beside ``path``, as a hint."""
+    """The runs beside ``path`` that can be named instead, as a hint."""
     if not path.parent.is_dir():
         return None
-    runs = sorted(child.name for child in path.parent.iterdir() if child.is_dir() and is_run(child))
-    return f"Runs in {path.parent}: {', '.join(runs[-8:])}." if runs else None
+    runs = [child for child in sorted(path.parent.iterdir()) if child.is_dir() and is_run(child)]
+    finished = [run.name for run in runs if _has_weights(run)]
+    newest = {run.name: checkpoints.newest(run) for run in runs if run.name not in finished}
+    stopped = [f"{name}/{checkpoint.name}" for name, checkpoint in newest.items() if checkpoint]
+    told = []
+    if finished:
+        told.append(f"Runs in {path.parent}: {', '.join(finished[-8:])}.")
+    if stopped:
+        told.append(f"Runs that stopped, by their last checkpoint{'' if told else f', in {path.parent}'}: ")
+        told[-1] += f"{', '.join(stopped[-8:])}."
+    if empty := len(newest) - len(stopped):
+        told.append(f"{empty} that stopped before the first checkpoint cannot be used.")
+    return " ".join(told) if finished or stopped else None
+
+
+def _has_weights(run: Path) -> bool:
+    return (run / MANIFEST).is_file() and any(next(run.glob(kind), None) for kind in WEIGHTS)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -157,7 +157,7 @@ def _lines(path: Path | None) -> Iterator[TextIO | None]:
 def _check_file(path: Path, source: Source, tally: _Tally, stream: TextIO | None) -> tuple[str, str, int]:
     raw = iter_raw(path)
     head = list(islice(raw, HEAD))
-    shape = shape_of(head, source, path, "\n")
+    shape = shape_of(head, source, path, "\n", tally.stage)
     if source.described:
         tally.ignored |= unnamed_columns(head, shape)
     count = 0

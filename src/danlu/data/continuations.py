@@ -9,6 +9,9 @@ from typing import Any, Protocol
 _INSIDE = "\0inside"
 """Stands for ordinary text before a piece."""
 
+IN_TEXT = "text"
+"""What to name as standing before a piece when that is ordinary text."""
+
 _GUARDS = ("\n", "b", "\u3002")
 """Ordinary text put before a piece so that it is tokenised as a continuation; the first that stays by itself."""
 
@@ -30,8 +33,8 @@ class Tokenizer(Protocol):
     def get_added_vocab(self) -> dict[str, int]:
         """Text and id of every token that is matched before ordinary tokenisation."""
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
+    def encode(self, text: str, *, add_special_tokens: bool, **options: Any) -> list[int]:
+        """Token ids of a text; those that have ``split_special_tokens`` take it here too."""
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> Any:
         """The text of token ids."""
@@ -49,14 +52,19 @@ class Continuations:
         self.tokenizer = tokenizer
         self._tokens = sorted(tokens, key=len, reverse=True)
         self._known_starts: dict[str, list[int]] = {}
+        self._stand_ins: dict[str, str] = {}
 
-    def encode(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
-        """Token ids of texts, each as the continuation of what stands before it."""
-        found: dict[tuple[str, str], list[int]] = {}
+    def encode(self, texts: Sequence[tuple[str, str, bool]]) -> list[list[int]]:
+        """Token ids of texts, each as the continuation of what stands before it.
+
+        Args:
+            texts: for each the :meth:`context`, the text, and whether control tokens in it are ordinary text.
+        """
+        found: dict[tuple[str, str, bool], list[int]] = {}
         waiting = list(dict.fromkeys(texts))
         for guard in _GUARDS:
-            starts = [guard if before == _INSIDE else before for before, _ in waiting]
-            whole = self._encode_batch([start + text for start, (_, text) in zip(starts, waiting)])
+            starts = [guard if before == _INSIDE else before for before, _, _ in waiting]
+            whole = self._encode_batch([(start + text, plain) for start, (_, text, plain) in zip(starts, waiting)])
             for start, key, ids in zip(starts, waiting, whole):
                 skip = self._ids_before(start)
                 if ids[: len(skip)] == skip:  # else the first letters have grown together with the guard
@@ -64,26 +72,61 @@ class Continuations:
             waiting = [key for key in waiting if key not in found]
             if not waiting:
                 break
-        alone = self._encode_batch([text for _, text in waiting])
+        alone = self._encode_batch([(text, plain) for _, text, plain in waiting])
         found.update(zip(waiting, alone))
         return [found[key] for key in texts]
 
-    def _encode_batch(self, texts: list[str]) -> list[list[int]]:
+    def _encode_batch(self, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        """Token ids of texts, some of them with control tokens as ordinary text."""
+        found: dict[tuple[str, bool], list[int]] = {}
+        for plain in (False, True):
+            chosen = [text for text, is_plain in texts if is_plain == plain]
+            if chosen:
+                found.update(zip([(text, plain) for text in chosen], self._encode_alike(chosen, plain)))
+        return [found[key] for key in texts]
+
+    def _encode_alike(self, texts: list[str], plain: bool) -> list[list[int]]:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None and hasattr(backend, "encode_batch_fast"):
-            return [item.ids for item in backend.encode_batch_fast(texts, add_special_tokens=False)]
-        return [list(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+            chosen = self._without_control if plain else backend
+            return [item.ids for item in chosen.encode_batch_fast(texts, add_special_tokens=False)]
+        options = {"split_special_tokens": True} if plain else {}
+        return [list(self.tokenizer.encode(text, add_special_tokens=False, **options)) for text in texts]
+
+    @cached_property
+    def _without_control(self) -> Any:
+        """A copy of the fast tokenizer that reads control tokens as text: the original is shared between threads."""
+        backend = self.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        copy = type(backend).from_str(backend.to_str())
+        copy.encode_special_tokens = True
+        return copy
 
     def _ids_before(self, text: str) -> list[int]:
         if text not in self._known_starts:
             self._known_starts[text] = list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
         return self._known_starts[text]
 
-    def context(self, before: str) -> str:
-        """What a text is tokenised after: a control token, ordinary text, or nothing where that makes no difference."""
+    def context(self, before: str, *, plain: bool = False) -> str:
+        """What a text is tokenised after: a control token, ordinary text, or nothing where that makes no difference.
+
+        Args:
+            before: the text before it; :data:`IN_TEXT` for any ordinary text.
+            plain: whether the text is tokenised with control tokens as ordinary text, and so cannot follow one.
+        """
         if not before or not self._marks_spaces:
             return ""
-        return next((token for token in self._tokens if before.endswith(token)), _INSIDE)
+        token = next((token for token in self._tokens if before.endswith(token)), None)
+        if token is None:
+            return _INSIDE
+        return self._like(token) if plain else token
+
+    def _like(self, token: str) -> str:
+        """What stands for a control token before ordinary text: nothing where a text begins anew after it."""
+        if token not in self._stand_ins:
+            after, alone = self._encode_alike([f"{token}.", "."], False)  # some are no tokens before a letter
+            begins_anew = after[len(self._ids_before(token)) :] == alone
+            self._stand_ins[token] = "" if begins_anew else _INSIDE
+        return self._stand_ins[token]
 
     @cached_property
     def _marks_spaces(self) -> bool:
@@ -92,5 +135,5 @@ class Continuations:
         Tokenizers of the SentencePiece kind put a space mark before the first word of a text, and some after each
         control token; each piece would get one in the middle of the conversation.
         """
-        start, alone, whole = self._ids_before("\n"), *self._encode_batch(["b", "\nb"])
+        start, alone, whole = self._ids_before("\n"), *self._encode_alike(["b", "\nb"], False)
         return whole[: len(start)] == start and whole[len(start) :] != alone

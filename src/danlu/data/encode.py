@@ -25,7 +25,8 @@ class EncodingRules:
         truncation: what happens to longer rows.
         train_on_prompt: train every token, not only answers.
         mask_history: train the last answer only.
-        unstable_template: what to do when a template rewrites earlier turns: refuse, or one sequence an answer.
+        unstable_template: what to do when a template rewrites earlier turns: refuse, or one sequence an answer
+            (which a template may also ask for itself).
         max_source_length: cut each text that is not an answer to this many tokens, keeping its start.
         max_target_length: cut each answer to this many tokens.
         source_prefix: text put straight before the first user turn.
@@ -53,6 +54,7 @@ class EncodingReport:
         left_out: rows that made no sequence because they were too long.
         untrainable: rows that made no sequence because nothing in them is trained.
         refused: rows that the chat template refuses.
+        divided: rows that made a sequence for each answer.
         same: pairs whose answers are the same (perhaps only after they were cut): there is nothing to prefer.
         wanted: sequences of answers labelled as wanted; ``unwanted``: of the others.
         tokens: tokens of all sequences.
@@ -68,6 +70,7 @@ class EncodingReport:
     left_out: int = 0
     untrainable: int = 0
     refused: int = 0
+    divided: int = 0
     same: int = 0
     wanted: int = 0
     unwanted: int = 0
@@ -192,8 +195,9 @@ def _conversations(
     try:
         yield item, template.pieces(item.conversation, unfinished=item.unfinished)
     except UnstableTemplateError:
-        if rules.unstable_template == "error":
+        if rules.unstable_template == "error" and not template.one_answer:
             raise
+        report.divided += 1
         for shorter in _one_for_each_answer(item.conversation):
             yield Fitted(shorter, item.unfinished), template.pieces(shorter, unfinished=item.unfinished)
     except TemplateError as error:

@@ -157,7 +157,7 @@ def _read(
     rows: list[Row] = []
     bad: list[BadRow] = []
     ignored: set[str] = set()
-    for item in read_files(files, source, separator, limit, ignored):
+    for item in read_files(files, source, separator, limit, ignored, stage):
         row = item if stage is None else of_stage(item, stage)
         if not isinstance(row, BadRow):
             rows.append(row)
@@ -183,6 +183,7 @@ def read_files(
     separator: str,
     limit: int | None = None,
     ignored: set[str] | None = None,
+    stage: str | None = None,
 ) -> Iterator[Row | BadRow]:
     """Yield the rows of a source's files in order, at most ``limit`` of them.
 
@@ -192,12 +193,13 @@ def read_files(
         separator: between instruction and input.
         limit: rows to look at.
         ignored: collects columns that hold something the shape does not name.
+        stage: what the rows are read for, if that is known.
     """
     left = limit
     for path in files:
         raw = iter_raw(path)
         head = list(islice(raw, HEAD if left is None else min(HEAD, left)))
-        shape = shape_of(head, source, path, separator)
+        shape = shape_of(head, source, path, separator, stage)
         if ignored is not None and source.described:
             ignored |= unnamed_columns(head, shape)
         layout: Format = FORMATS[shape.format]
@@ -218,8 +220,10 @@ def _parse(item: RawRow | BadRow, shape: Shape, layout: Format) -> Row | BadRow:
         return BadRow(item.origin, error.field, error.message, error.prompt)
 
 
-def shape_of(head: Sequence[RawRow | BadRow], source: Source, path: Path, separator: str) -> Shape:
-    """The shape of a source, or the one that the first rows of a file show.
+def shape_of(
+    head: Sequence[RawRow | BadRow], source: Source, path: Path, separator: str, stage: str | None = None
+) -> Shape:
+    """The shape of a source, or the one that the first rows of a file show to somebody who reads them for a stage.
 
     Raises:
         DataError: when nothing describes the file and its columns fit no format.
@@ -231,7 +235,7 @@ def shape_of(head: Sequence[RawRow | BadRow], source: Source, path: Path, separa
         raise DataError("there is no row in this file", where=str(path))
     if not values:
         return Shape(separator=separator)  # every row so far is unreadable and will be named
-    return detect(values, where=str(path), separator=separator)
+    return detect(values, where=str(path), separator=separator, labelled=stage == "kto")
 
 
 def known_stage(stage: str) -> str:

@@ -21,6 +21,10 @@ class TemplateError(ModelError):
     """A conversation cannot be rendered by a chat template, or not in a way that can be trained on."""
 
 
+ONE_ANSWER = "{#- danlu: one answer a sequence -#}"
+"""A remark in a chat template: it writes an answer otherwise once turns follow, because the model was trained so."""
+
+
 class UnstableTemplateError(TemplateError):
     """A chat template writes earlier turns differently once later turns follow."""
 

@@ -9,19 +9,22 @@ model is asked; and text written by people is neutralised first, so it never bec
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from danlu.data.continuations import Continuations, Tokenizer
-from danlu.data.rendering import TemplateError, UnstableTemplateError, compile_template, inline_tools, render
+from danlu.data.continuations import IN_TEXT, Continuations, Tokenizer
+from danlu.data.control import ControlText, Run
+from danlu.data.rendering import (
+    ONE_ANSWER,
+    TemplateError,
+    UnstableTemplateError,
+    compile_template,
+    inline_tools,
+    render,
+)
 from danlu.data.schema import Conversation, Message
-
-_GUARD_OPEN, _GUARD_CLOSE = "\ue0f0", "\ue0f1"
-_MARKS = (_GUARD_OPEN, _GUARD_CLOSE)
-"""Private-use characters around the index of a control token that appears in somebody's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +87,9 @@ class Template:
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.stop_ids = frozenset((*eos, *stop_ids))
         added = tokenizer.get_added_vocab()
-        # Some vocabularies add runs of spaces and line ends: those are text, not control. The two marks that hide
-        # control text are hidden themselves, so that whoever writes them gets them back.
-        named = sorted((text for text in added if not _is_blank(text)), key=len, reverse=True)
-        self._control = [*named, _GUARD_OPEN, _GUARD_CLOSE]
+        self._control = ControlText(tokenizer, added)
         self._continuations = Continuations(tokenizer, added)
         self._stop_texts = tuple(text for text, number in added.items() if number in self.stop_ids)
-        special = set(tokenizer.all_special_tokens)
-        self._control_pattern = _any_of(self._control)
-        self._special_pattern = _any_of([text for text in self._control if text in special or text in _MARKS])
 
     @cached_property
     def knows_tools(self) -> bool:
@@ -102,6 +99,11 @@ class Template:
             return "probe_tool_name" in self._render(probe.messages, probe.tools, generation_prompt=True)
         except TemplateError:
             return False
+
+    @property
+    def one_answer(self) -> bool:
+        """Whether the template asks by itself that each answer be trained in a sequence of its own."""
+        return ONE_ANSWER in self.source
 
     @property
     def digest(self) -> str:
@@ -125,7 +127,7 @@ class Template:
     def render(self, conversation: Conversation, *, generation_prompt: bool = False) -> str:
         """The text that the model sees."""
         conversation = self._prepare(conversation)
-        return self._reveal(
+        return self._control.reveal(
             self._render(conversation.messages, conversation.tools, generation_prompt=generation_prompt)
         )
 
@@ -202,6 +204,8 @@ class Template:
     def _steady(self, told: str, before: str, after: str, seen: str) -> tuple[list[Piece], str]:
         """Pieces of an untrained answer, as far as later text leaves it as it was; and what has been told with them."""
         pieces: list[Piece] = []
+        if self.one_answer and not seen.startswith(after):
+            return pieces, told  # no answer is trained inside its history, so nothing is cut there
         if before.startswith(told) and seen.startswith(before):
             pieces.append(Piece(before[len(told) :], trained=False))
             told = before
@@ -217,7 +221,7 @@ class Template:
             One :class:`Encoded` per conversation, in order.
         """
         parts = [list(self._parts(pieces)) for pieces in conversations]
-        ids = iter(self._continuations.encode([(before, text) for row in parts for before, text, _ in row]))
+        ids = iter(self._encoded([(before, run) for row in parts for before, run, _ in row]))
         encoded = []
         for row in parts:
             numbers: list[int] = []
@@ -229,23 +233,37 @@ class Template:
             encoded.append(Encoded(numbers, trained))
         return encoded
 
-    def _parts(self, pieces: Sequence[Piece]) -> Iterator[tuple[str, str, bool]]:
+    def _parts(self, pieces: Sequence[Piece]) -> Iterator[tuple[str, Run, bool]]:
         """What is tokenised by itself: what stands before it, its text, and whether it is trained."""
         before = ""
         for piece in pieces:
-            for text in self._split(piece.text):
-                yield self._continuations.context(before), text, piece.trained
-                before = text
+            for run in self._control.runs(piece.text):
+                yield self._continuations.context(before, plain=run.plain), run, piece.trained
+                before = IN_TEXT if run.plain else run.text
+
+    def _encoded(self, runs: Sequence[tuple[str, Run]]) -> list[list[int]]:
+        """Token ids of runs, each after what stands before it."""
+        texts = [(before, run.text, run.plain) for before, run in runs if run.number is None]
+        ids = iter(self._continuations.encode(texts))
+        return [self._harmless(before, run, next(ids)) if run.number is None else [run.number] for before, run in runs]
+
+    def _harmless(self, before: str, run: Run, ids: list[int]) -> list[int]:
+        """The ids of a run; again in halves where a vocabulary makes control tokens of ordinary text."""
+        if not run.plain or self._control.special_ids.isdisjoint(ids):
+            return ids
+        contexts = [before, *[self._continuations.context(IN_TEXT)] * len(run.text)]
+        halves = [(context, half.text, False) for context, half in zip(contexts, self._control.halves(run.text))]
+        return [number for part in self._continuations.encode(halves) for number in part]
 
     def content_ids(self, text: str) -> list[int]:
         """Ids of a text by itself, as ordinary text."""
-        parts = self._split(self._hide(text, self._control_pattern))
-        context = self._continuations.context("text")
-        return [number for part in self._continuations.encode([(context, part) for part in parts]) for number in part]
+        context = self._continuations.context(IN_TEXT)
+        runs = [(context, run) for run in self._control.runs(self._control.hide(text))]
+        return [number for part in self._encoded(runs) for number in part]
 
     def document_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of plain texts, each with what the tokenizer writes before a text and an end of text."""
-        pieces = [[Piece(self._hide(text, self._control_pattern), trained=True)] for text in texts]
+        pieces = [[Piece(self._control.hide(text), trained=True)] for text in texts]
         end = self.tokenizer.eos_token_id
         start = self.tokenizer.encode("", add_special_tokens=True)
         start = start[:-1] if start and start[-1] == end else start
@@ -269,20 +287,19 @@ class Template:
         if uses_tools and not self.knows_tools:
             conversation = inline_tools(conversation)
         messages = tuple(self._hidden(message) for message in conversation.messages)
-        tools = tuple(self._hide(tool, self._control_pattern) for tool in conversation.tools)
+        tools = tuple(self._control.hide(tool) for tool in conversation.tools)
         return Conversation(messages, tools)
 
     def _hidden(self, message: Message) -> Message:
         """The message with control text hidden; an answer keeps tokens it may write itself, such as ``<think>``."""
-        pattern = self._special_pattern if message.role == "assistant" else self._control_pattern
-        content = self._hide(message.content, pattern)
-        calls = tuple(replace(call, arguments=self._hide(call.arguments, pattern)) for call in message.tool_calls)
+        answer = message.role == "assistant"
+        content = self._control.hide(message.content, answer=answer)
+        calls = tuple(
+            replace(call, arguments=self._control.hide(call.arguments, answer=answer)) for call in message.tool_calls
+        )
         if content == message.content and calls == message.tool_calls:
             return message
         return replace(message, content=content, tool_calls=calls)
-
-    def _hide(self, text: str, pattern: re.Pattern[str]) -> str:
-        return pattern.sub(lambda match: f"{_GUARD_OPEN}{self._control.index(match.group())}{_GUARD_CLOSE}", text)
 
     def _at_stop(self, answer: str) -> tuple[str, str, str]:
         """An answer's text, the control token that ends it ("" if the template writes none), and what follows."""
@@ -309,22 +326,6 @@ class Template:
     def _eos_text(self) -> str:
         return str(self._variables.get("eos_token", ""))
 
-    def _split(self, text: str) -> list[str]:
-        """Texts to tokenise one by one: runs of ordinary text, and hidden control text in harmless halves."""
-        if _GUARD_OPEN not in text:
-            return [text]
-        parts: list[str] = []
-        for number, part in enumerate(_HIDDEN.split(text)):
-            if number % 2:
-                control = self._control[int(part)]
-                parts += [control[0], control[1:]]
-            else:
-                parts.append(part)
-        return [part for part in parts if part]
-
-    def _reveal(self, text: str) -> str:
-        return _HIDDEN.sub(lambda match: self._control[int(match.group(1))], text)
-
 
 def _at_end_of(content: str, answer: str) -> tuple[str, str]:
     """An answer up to its own text, and what the template writes behind that."""
@@ -335,18 +336,6 @@ def _at_end_of(content: str, answer: str) -> tuple[str, str]:
         if place >= 0:
             return answer[: place + len(text)], answer[place + len(text) :]
     return answer, ""
-
-
-def _is_blank(text: str) -> bool:
-    """Whether a text is white space, also as SentencePiece writes it."""
-    return not text.replace("\u2581", "").strip()
-
-
-_HIDDEN = re.compile(f"{_GUARD_OPEN}(\\d+){_GUARD_CLOSE}")
-
-
-def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
 
 def _token_texts(tokenizer: Tokenizer) -> dict[str, str]:

@@ -18,7 +18,7 @@ from danlu.core.errors import RunError
 from danlu.core.files import write_json
 from danlu.data.templates import Encoded
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever encoding changes; older caches are then not found."""
 
 

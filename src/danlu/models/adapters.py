@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,13 @@ class AdapterInfo:
         path: the folder.
         kind: PEFT's name of the method, for instance ``LORA``.
         base: the model that it was trained on, as it was named then.
+        official: whether it is a prefix as the scripts of ChatGLM saved it, without a description.
     """
 
     path: Path
     kind: str
     base: str | None
+    official: bool = False
 
     @property
     def mergeable(self) -> bool:
@@ -55,12 +58,7 @@ def read_adapter(name: str | Path) -> AdapterInfo:
     if not path.exists() and not isinstance(name, Path) and HUB_ID.fullmatch(name) and "/" in name:
         path = fetch(name)
     if not (path / "adapter_config.json").is_file():
-        what = (
-            "this is not an adapter: there is no adapter_config.json" if path.exists() else "there is no such adapter"
-        )
-        checkpoint = newest(path)
-        hint = f"Its newest checkpoint is {checkpoint}." if checkpoint else "Check the path."
-        raise ModelError(what, where=str(path), hint=hint)
+        return _official_prefix(path)
     config = read_folder_json(path / "adapter_config.json")
     info = AdapterInfo(path, str(config.get("peft_type")), config.get("base_model_name_or_path"))
     if info.kind in REFUSED:
@@ -74,6 +72,23 @@ def read_adapter(name: str | Path) -> AdapterInfo:
             "the adapter has no weights", where=str(path), hint=f"Expected {WEIGHT_FILES[0]} in this folder."
         )
     return info
+
+
+def _official_prefix(path: Path) -> AdapterInfo:
+    """What a checkpoint of the official P-Tuning scripts is; it has no description.
+
+    Raises:
+        ModelError: when the folder is none either.
+    """
+    from danlu.models.chatglm.prefix import has_prefix
+
+    if has_prefix(path):
+        told = read_folder_json(path / "config.json") if (path / "config.json").is_file() else {}
+        return AdapterInfo(path, "PREFIX_TUNING", told.get("_name_or_path") or None, official=True)
+    what = "this is not an adapter: there is no adapter_config.json" if path.exists() else "there is no such adapter"
+    checkpoint = newest(path)
+    hint = f"Its newest checkpoint is {checkpoint}." if checkpoint else "Check the path."
+    raise ModelError(what, where=str(path), hint=hint)
 
 
 def attach(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:
@@ -97,19 +112,36 @@ def attach(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:
         return _attach_prefix(model, info, trainable)
     if info.kind == BOTTLENECK:
         return _attach_bottlenecks(model, info, trainable)
-    from peft import PeftModel
-
-    try:
-        with quiet():
-            attached = PeftModel.from_pretrained(model, str(info.path), is_trainable=trainable)
-    except Exception as error:  # shape, key, pickle and safetensors errors share no base class
-        raise _foreign(info, model, next(iter(str(error).strip().splitlines()), "")) from error
-    _check_keys(attached, info, model)
+    with fitted(info.path, model) as folder:
+        attached = _attach_with_peft(model, info, folder, trainable)
     if info.kind == "LN_TUNING" and not trainable:  # a norm in float32 hands float32 to layers of lower precision
         for name, parameter in attached.named_parameters():
             if ".ln_tuning_layers." in name:
                 parameter.data = parameter.data.to(model.dtype)
     return attached if trainable else attached.eval()
+
+
+def _attach_with_peft(model: Any, info: AdapterInfo, folder: Path, trainable: bool) -> Any:
+    from peft import PeftModel
+
+    try:
+        with quiet():
+            attached = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except Exception as error:  # shape, key, pickle and safetensors errors share no base class
+        raise _foreign(info, model, next(iter(str(error).strip().splitlines()), "")) from error
+    _check_keys(attached, info, model, folder)
+    return attached
+
+
+def fitted(folder: Path, model: Any) -> AbstractContextManager[Path]:
+    """The folder from which PEFT reads an adapter for ``model``; one of ChatGLM's first code is translated meanwhile.
+
+    Raises:
+        ModelError: when such an adapter cannot be translated, or has another shape.
+    """
+    from danlu.models.chatglm import lora
+
+    return lora.fitted(folder, model)
 
 
 def _attach_prefix(model: Any, info: AdapterInfo, trainable: bool) -> Any:
@@ -131,6 +163,10 @@ def load_prefix(info: AdapterInfo, config: Any, *, dropout: float = 0.0) -> Any:
     from danlu.models.prefix import PrefixEncoder
     from danlu.models.soft_prompt import SoftPrompt
 
+    if info.official:
+        from danlu.models.chatglm.prefix import import_prefix
+
+        return import_prefix(info.path, config, dropout=dropout)
     kind = PrefixEncoder if info.kind == "PREFIX_TUNING" else SoftPrompt
     return kind.load(info.path, config, dropout=dropout)
 
@@ -159,14 +195,20 @@ def _compare_names(info: AdapterInfo, model: Any) -> None:
         warn(f"the adapter {info.path} was trained on {theirs} and is put on {ours}")
 
 
-def _check_keys(attached: Any, info: AdapterInfo, model: Any) -> None:
-    """PEFT leaves out what it cannot place: refuse an adapter that is not used whole."""
+def _check_keys(attached: Any, info: AdapterInfo, model: Any, folder: Path) -> None:
+    """PEFT leaves out what it cannot place: refuse an adapter that is not used whole.
+
+    PEFT itself would read the vocabulary's size from the base's folder, which may be of another layout or only on
+    the hub; here embeddings belong to an adapter that has them.
+    """
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     with quiet():
-        saved = set(load_peft_weights(str(info.path), device="cpu"))
-        placed = set(get_peft_model_state_dict(attached))
+        saved = set(load_peft_weights(str(folder), device="cpu"))
+        placed = set(get_peft_model_state_dict(attached, save_embedding_layers=False))
+        if saved - placed:
+            placed |= saved & set(get_peft_model_state_dict(attached, save_embedding_layers=True))
     if saved != placed:
         missing, unused = placed - saved, saved - placed
         example = min(missing or unused)

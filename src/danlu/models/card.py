@@ -27,13 +27,16 @@ Exported by danlu {version}. The lineage, with digests, is in `danlu_export.json
 danlu chat --model {name}
 ```
 
-```python
+{use}
+"""
+WITH_PIPELINE = """```python
 from transformers import pipeline
 
 chat = pipeline("text-generation", model="{name}")
 print(chat([{{"role": "user", "content": "Hello!"}}])[0]["generated_text"])
-```
-"""
+```"""
+WITH_CODE = """The weights have the names and shapes of the model's first release, for programs that run that release's
+code (`trust_remote_code=True`)."""
 
 
 def model_card(lineage: Mapping[str, Any], name: str, has_template: bool) -> str:
@@ -70,4 +73,5 @@ def model_card(lineage: Mapping[str, Any], name: str, has_template: bool) -> str
     ]
     table = "\n".join(f"| {label} | {value} |" for label, value in rows)
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    return CARD.format(front=front, name=name, version=lineage["danlu"], table=table)
+    use = WITH_CODE if lineage["format"] == "original" else WITH_PIPELINE.format(name=name)
+    return CARD.format(front=front, name=name, version=lineage["danlu"], table=table, use=use)

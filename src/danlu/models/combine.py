@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from danlu.core.errors import UsageError
 from danlu.core.files import write_json
-from danlu.models.adapters import AdapterInfo, attach, read_adapter, save
+from danlu.models.adapters import AdapterInfo, attach, fitted, read_adapter, save
 from danlu.models.folders import whole_folder
 from danlu.models.loading import load_model, load_tokenizer
 from danlu.models.quiet import quiet
@@ -148,9 +148,9 @@ def _combined(
     names = [f"adapter{number}" for number in range(len(infos))]
     model = attach(base, infos[0].path)
     with quiet():
-        model.load_adapter(str(infos[0].path), names[0])
-        for info, adapter in zip(infos[1:], names[1:]):
-            model.load_adapter(str(info.path), adapter)
+        for info, adapter in zip(infos, names):
+            with fitted(info.path, base) as folder:
+                model.load_adapter(str(folder), adapter)
         model.set_adapter(names[0])
         model.delete_adapter(NAME)
         extra: dict[str, Any] = {"density": density} if method in PRUNING else {}

@@ -5,9 +5,9 @@ Nothing is announced before the written folder has been loaded again and answers
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from danlu.core.errors import ModelError
 from danlu.core.files import sha256, write_json
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
 from danlu.models.card import model_card
+from danlu.models.chatglm.convert import is_original
+from danlu.models.chatglm.write_back import find_record, load_original, write_back
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, model_folder, stop_ids
+from danlu.models.original_code import bring_code
 from danlu.models.runs import TrainedModel
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
@@ -73,6 +76,7 @@ def export(
     dtype: DataType = "auto",
     device: str | None = "cpu",
     chat_template: str | None = None,
+    original: bool = False,
 ) -> ExportReport:
     """Merge, write, load again, compare; only then does the folder appear.
 
@@ -84,36 +88,36 @@ def export(
         dtype: precision to write; ``auto`` is that of the base model.
         device: where to merge.
         chat_template: written into the tokenizer in place of its own.
+        original: write the layout of the folder that the base was converted from, its tokenizer and code beside it.
 
     Raises:
         ModelError: when the model cannot be loaded, or the written one does not answer like it.
         RunError: when the folder holds something else, or there is no room; nothing half is left.
     """
-    infos = [read_adapter(adapter) for adapter in model.adapters]
-    tokenizer = load_tokenizer(model.tokenizer)
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template
     import torch
 
-    base = load_model(model.model, device=device)
+    infos = [read_adapter(adapter) for adapter in model.adapters]
+    record = _original_record(model, infos) if original else None
+    base, tokenizer = _opened(model, chat_template, device)
     written_type = str(base.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     kept = infos.pop() if infos and not infos[-1].mergeable else None
-    base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
     merged, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     with whole_folder(target, marker=MARKER) as folder:
         room_for(folder, count_parameters(merged) * _bytes(written_type), target)
         expected, rounding = _rounded(merged, written_type)
-        save_weights(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
-        tokenizer.save_pretrained(folder)
-        _bring_code(merged.config, model_folder(model.model), folder)
+        write = save_weights if record is None else partial(write_back, record=record)
+        write(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
+        if record is None:
+            tokenizer.save_pretrained(folder)
+            bring_code(vars(merged.config), model_folder(model.model), folder)
         parameters = count_parameters(merged)
         if kept is not None:
             expected = _keep_beside(merged, kept, folder, target)
         del merged, base
-        reloaded = _compare_again(folder, expected, kept, target)
+        reloaded = _compare_again(folder, expected, kept, target, record["family"] if record else None)
         report = ExportReport(
             path=target,
-            files={file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
+            files=_sizes(folder),
             parameters=parameters,
             dtype=written_type,
             merged=tuple(str(info.path) for info in infos),
@@ -126,21 +130,29 @@ def export(
     return report
 
 
-def _bring_code(config: Any, source: Path, folder: Path) -> None:
-    """Copy the Python files that config.json names in ``auto_map``: others need them to load it, danlu does not."""
-    named = sorted(
-        {str(value).partition(".")[0] + ".py" for value in (getattr(config, "auto_map", None) or {}).values()}
-    )
-    if not named:
-        return
-    for file in source.glob("*.py"):
-        shutil.copyfile(file, folder / file.name)
-    missing = [name for name in named if not (folder / name).is_file()]
-    if missing:
-        warn(
-            f"config.json names {', '.join(missing)} (auto_map), and {source} has no such file: tools that run the "
-            "model's own code need it beside the weights"
+def _opened(model: TrainedModel, chat_template: str | None, device: str | None) -> tuple[Any, Any]:
+    tokenizer = load_tokenizer(model.tokenizer)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    base = load_model(model.model, device=device)
+    base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
+    return base, tokenizer
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+
+
+def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[str, Any]:
+    """The record of the conversion that is undone; refused for adapters that have no place in the original layout."""
+    kept = next((info for info in infos if not info.mergeable), None)
+    if kept is not None:
+        raise ModelError(
+            f"an adapter of the kind {kept.kind} cannot be merged, so it cannot be written in the original layout",
+            where=str(kept.path),
+            hint="Leave the format out: base and adapter are then written side by side.",
         )
+    return find_record(model)
 
 
 def _bytes(dtype: str) -> int:
@@ -203,10 +215,12 @@ def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path) -> A
     return expected
 
 
-def _compare_again(folder: Path, expected: Any, kept: AdapterInfo | None, target: Path) -> float:
+def _compare_again(
+    folder: Path, expected: Any, kept: AdapterInfo | None, target: Path, family: str | None = None
+) -> float:
     import torch
 
-    again: Any = load_model(folder, device="cpu")
+    again: Any = load_original(folder, family) if family else load_model(folder, device="cpu")
     cast_weights(again, torch.float32)
     if kept is not None:
         again.name_or_path = lasting_name(target.absolute())
@@ -253,6 +267,7 @@ def _describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer
         "base": lasting_name(model.model),
         "run": str(model.run) if model.run else None,
         "method": model.method,
+        "format": "original" if is_original(folder) else "safetensors",
         "adapters": adapters,
         "dtype": report.dtype,
         "parameters": report.parameters,
@@ -269,5 +284,5 @@ def _describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer
 
 
 def _digest(folder: Path) -> str | None:
-    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin"]
+    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin", folder / "pytorch_model.bin"]
     return next((sha256(file) for file in files if file.is_file()), None)

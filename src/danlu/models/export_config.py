@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
@@ -20,6 +20,18 @@ def _gigabytes(value: Any) -> Any:
     return text.removesuffix("GB")
 
 
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+ShardSize = Annotated[float, BeforeValidator(_gigabytes)]
+
+
+class ConvertConfig(Options):
+    """How a model in another layout becomes one that transformers reads."""
+
+    family: str | None = Field(None, description="which ChatGLM it is, where its files do not tell")
+    dtype: Precision = Field("auto", description="precision to write; auto: as it is stored")
+    max_shard_size: ShardSize = Field(5.0, gt=0, description="largest weight file, in GB (10^9 bytes)")
+
+
 class ExportConfig(Options):
     """Which model to write, where, and in which form."""
 
@@ -27,14 +39,13 @@ class ExportConfig(Options):
     model_name_or_path: str | None = Field(None, description="without a run: the base model")
     adapter_name_or_path: Words = Field((), description="without a run: adapters to merge, in order")
     output_dir: str | None = Field(None, description="folder to write")
-    max_shard_size: Annotated[float, BeforeValidator(_gigabytes)] = Field(
-        5.0, gt=0, description="largest weight file, in GB (10^9 bytes)"
+    export_format: Literal["safetensors", "original"] = Field(
+        "safetensors", description="original: as the folder that the base model was converted from"
     )
+    max_shard_size: ShardSize = Field(5.0, gt=0, description="largest weight file, in GB (10^9 bytes)")
     legacy_bin: bool = Field(False, description="pytorch_model.bin files instead of safetensors")
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the weights are merged")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="precision to write; auto: as the base model"
-    )
+    dtype: Precision = Field("auto", description="precision to write; auto: as the base model")
     template: str | None = Field(None, description="named template to write into the tokenizer")
 
 
@@ -51,5 +62,10 @@ def check_export(config: ExportConfig) -> None:
         )
     if not config.run and not config.model_name_or_path:
         raise UsageError("there is nothing to export", hint="danlu export --run DIR --output_dir FOLDER")
+    if config.export_format == "original" and config.template:
+        raise UsageError(
+            "template and export_format=original exclude each other",
+            hint="The original tokenizer is copied as it is; leave template out.",
+        )
     if not config.output_dir:
         raise UsageError("no folder to write is named", hint="Set output_dir (export_dir in LLaMA-Factory).")

@@ -49,12 +49,12 @@ def _check_target(target: Path, marker: str) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise RunError("it is a file, not a folder", where=str(target), hint="Choose another output_dir.")
+        raise RunError("it is a file, not a folder", where=str(target), hint="Choose another folder.")
     if any(target.iterdir()) and not (target / marker).is_file():
         raise RunError(
-            "the folder is not empty and was not written by danlu export",
+            "the folder is not empty and was not written by this command of danlu",
             where=str(target),
-            hint="Choose another output_dir, or empty this one.",
+            hint="Choose another folder, or empty this one.",
         )
 
 

@@ -60,7 +60,8 @@ class PrefixEncoder(nn.Module):
     Args:
         shape: the size of the prefix.
         projection: make the table with the network (more weights, steadier training).
-        hidden_size: width of the embedding and the network; ``shape.token_dim`` by default.
+        hidden_size: width of the network's hidden layer; ``shape.token_dim`` by default.
+        embedding_size: width of the network's input; ``hidden_size`` by default.
         dropout: dropout on the table while training.
         init_std: standard deviation of a fresh table. Small: the model begins close to what it was.
     """
@@ -71,6 +72,7 @@ class PrefixEncoder(nn.Module):
         *,
         projection: bool = False,
         hidden_size: int | None = None,
+        embedding_size: int | None = None,
         dropout: float = 0.0,
         init_std: float = 0.02,
     ) -> None:
@@ -78,11 +80,12 @@ class PrefixEncoder(nn.Module):
         self.shape, self.projection = shape, projection
         self.hidden_size = hidden_size or shape.token_dim
         self.dropout = nn.Dropout(dropout)
-        self.embedding = nn.Embedding(shape.length, self.hidden_size if projection else shape.width)
+        self.embedding_size = (embedding_size or self.hidden_size) if projection else shape.width
+        self.embedding = nn.Embedding(shape.length, self.embedding_size)
         self.network: nn.Module = nn.Identity()
         if projection:
             self.network = nn.Sequential(
-                nn.Linear(self.hidden_size, self.hidden_size),
+                nn.Linear(self.embedding_size, self.hidden_size),
                 nn.Tanh(),
                 nn.Linear(self.hidden_size, shape.width),
             )
@@ -157,20 +160,29 @@ class PrefixEncoder(nn.Module):
             raise ModelError("this is not a prefix: there is no prompt_embeddings", where=str(folder / TABLE_FILE))
         shape = PrefixShape.of(config, int(table.shape[0]))
         if table.shape[1] != shape.width:
-            raise ModelError(
-                f"the prefix belongs to another model: it has {table.shape[1]} numbers a token, "
-                f"this model takes {shape.width}",
-                where=str(folder),
-            )
-        if not (folder / NETWORK_FILE).is_file():
+            raise other_model(int(table.shape[1]), shape, folder)
+        if (folder / NETWORK_FILE).is_file():
+            return cls.of_state(shape, read_tensors(folder / NETWORK_FILE), dropout=dropout)
+        return cls.of_state(shape, {"embedding.weight": table.float()}, dropout=dropout)
+
+    @classmethod
+    def of_state(cls, shape: PrefixShape, state: dict[str, Tensor], *, dropout: float = 0.0) -> PrefixEncoder:
+        """A prefix with these weights: a table alone, or an embedding and a network of any widths."""
+        if "network.0.weight" not in state:
             encoder = cls(shape, dropout=dropout)
-            encoder.load_state_dict({"embedding.weight": table.float()})
-            return encoder
-        state = read_tensors(folder / NETWORK_FILE)
-        hidden = int(state["embedding.weight"].shape[1])
-        encoder = cls(shape, projection=True, hidden_size=hidden, dropout=dropout)
+        else:
+            hidden, embedding = state["network.0.weight"].shape
+            encoder = cls(shape, projection=True, hidden_size=hidden, embedding_size=embedding, dropout=dropout)
         encoder.load_state_dict(state)
         return encoder
+
+
+def other_model(width: int, shape: PrefixShape, where: Path) -> ModelError:
+    """The error for a prefix with ``width`` numbers a token where the model takes ``shape.width``."""
+    return ModelError(
+        f"the prefix belongs to another model: it has {width} numbers a token, this model takes {shape.width}",
+        where=str(where),
+    )
 
 
 def filled_cache(keys_and_values: Tensor, batch: int, dtype: torch.dtype) -> Any:

@@ -26,6 +26,7 @@ class TrainedModel:
         method: the method of the run, if it is one.
         run: the run directory, None for a plain model.
         stage: what the run learnt.
+        base: what full or freeze tuning started from, if ``model`` is the run itself and the run says it.
     """
 
     model: str
@@ -34,6 +35,7 @@ class TrainedModel:
     method: str | None = None
     run: Path | None = None
     stage: str | None = None
+    base: str | None = None
 
     def load(
         self, *, dtype: DataType = "auto", device: str | None = None, attention: str | None = None
@@ -66,11 +68,20 @@ def adapter_chain(adapters: Sequence[str]) -> tuple[str, ...]:
 
 
 def plain_model(model: str, adapters: Sequence[str] = ()) -> TrainedModel:
-    """A model named on the command line, with adapters; the last adapter's own tokenizer wins."""
+    """A model named on the command line, with adapters; the last adapter's own tokenizer wins.
+
+    A prefix of ChatGLM's scripts lies beside a copy of the base's tokenizer as it was then; the base's own is taken.
+    """
     adapters = adapter_chain(adapters)
     last = Path(adapters[-1]) if adapters else None
-    own = last is not None and has_tokenizer(last)
+    own = last is not None and has_tokenizer(last) and not _is_official_prefix(last)
     return TrainedModel(model, tuple(adapters), str(last) if own else model)
+
+
+def _is_official_prefix(folder: Path) -> bool:
+    from danlu.models.chatglm.prefix import has_prefix
+
+    return not (folder / "adapter_config.json").is_file() and has_prefix(folder)
 
 
 def open_run(path: str | Path) -> TrainedModel:
@@ -85,9 +96,12 @@ def open_run(path: str | Path) -> TrainedModel:
     manifest = _manifest(folder)
     method, stage = manifest.get("method") or None, manifest.get("stage") or None
     if (folder / "config.json").is_file() and has_weights(folder):
+        if not manifest and _is_official_prefix(folder):
+            raise _whose_prefix(folder)
         own = has_tokenizer(folder)
-        tokenizer = str(folder) if own else _base(manifest, folder)
-        return TrainedModel(str(folder), (), tokenizer, method, folder, stage)
+        told = manifest.get("base") or manifest.get("base_model")
+        before = _base(manifest, folder) if told or not own else None
+        return TrainedModel(str(folder), (), str(folder) if own else str(before), method, folder, stage, before)
     if not (folder / "adapter_config.json").is_file():
         raise _nothing_trained(folder)
     base = _base(manifest, folder)
@@ -124,6 +138,16 @@ def _base(manifest: dict[str, Any], folder: Path) -> str:
         "the run does not say which base model it needs",
         where=str(folder),
         hint="Use --model BASE --adapter RUN instead of --run.",
+    )
+
+
+def _whose_prefix(folder: Path) -> RunError:
+    """A checkpoint of ChatGLM's P-Tuning scripts looks like a model: config.json and pytorch_model.bin."""
+    return RunError(
+        "the folder holds a prefix of the official P-Tuning scripts and does not say for which model",
+        where=str(folder),
+        hint="Give the ChatGLM model with --model (model_name_or_path) and this folder with --adapter "
+        "(adapter_name_or_path).",
     )
 
 

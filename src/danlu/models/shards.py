@@ -33,7 +33,8 @@ CODES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-"""Element types as torch and as safetensors call them."""
+NAMES = {code: name for name, code in CODES.items()}
+"""Element types as torch and as safetensors call them, both ways."""
 
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}
 ALIGNMENT = 8
@@ -164,29 +165,52 @@ def split_shards(tensors: Sequence[Stored], limit: int) -> list[list[Stored]]:
     return shards
 
 
-def write_shards(folder: Path, tensors: Sequence[Stored], values: Iterable[Any], *, limit: int) -> None:
-    """Write safetensors files (and their index where there are several), one tensor in memory at a time.
+def write_shards(
+    folder: Path, tensors: Sequence[Stored], values: Iterable[Any], *, limit: int, legacy_bin: bool = False
+) -> None:
+    """Write weight files, and their index where there are several.
+
+    Of safetensors files one tensor is in memory at a time, of .bin files all those of one file.
 
     Args:
         folder: an existing folder.
         tensors: what will be written, in this order.
         values: the tensors themselves, in the same order and of these shapes and types; may be a generator.
         limit: largest file in bytes.
+        legacy_bin: pickled ``pytorch_model*.bin`` instead of safetensors.
 
     Raises:
         OSError: when the disk is full.
         ValueError: when a value is not what ``tensors`` announced.
     """
     shards = split_shards(tensors, limit)
+    index, pattern = list(PATTERNS.items())[legacy_bin]
     rest = iter(values)
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(folder / name, shard, rest)
+        name = pattern.replace("*", "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}")
+        if legacy_bin:
+            save_pickled({tensor.name: _checked(tensor, next(rest)).clone() for tensor in shard}, folder / name)
+        else:
+            _write_file(folder / name, shard, rest)
         places |= dict.fromkeys((tensor.name for tensor in shard), name)
     if len(shards) > 1:
         total = sum(tensor.size for tensor in tensors)
-        write_json(folder / next(iter(PATTERNS)), {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(folder / index, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def save_pickled(tensors: dict[str, Any], path: Path) -> None:
+    """One .bin file of tensors by name; a tensor that is part of another one must be a copy.
+
+    Raises:
+        OSError: when the disk is full.
+    """
+    import torch
+
+    try:
+        torch.save(tensors, path)
+    except RuntimeError as error:  # how torch reports a full disk
+        raise OSError(f"writing {path.name} failed: {str(error).splitlines()[0]}") from error
 
 
 def _write_file(path: Path, tensors: Sequence[Stored], values: Iterator[Any]) -> None:
@@ -212,7 +236,12 @@ def _write_file(path: Path, tensors: Sequence[Stored], values: Iterator[Any]) ->
 def _elements(announced: Stored, value: Any) -> Any:
     import torch
 
+    return memoryview(_checked(announced, value).reshape(-1).view(torch.uint8).numpy())
+
+
+def _checked(announced: Stored, value: Any) -> Any:
+    """The tensor on the CPU, contiguous, if it is what was announced."""
     code = CODES.get(str(value.dtype).removeprefix("torch."))
     if tuple(value.shape) != announced.shape or code != announced.dtype:
         raise ValueError(f"{announced.name} is {tuple(value.shape)} {value.dtype}, not {announced}")
-    return memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return value.detach().cpu().contiguous()

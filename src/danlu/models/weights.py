@@ -7,6 +7,7 @@ from typing import Any
 
 from danlu.core.files import write_json
 from danlu.models.quiet import quiet
+from danlu.models.shards import save_pickled
 
 BIN_PATTERN = "pytorch_model{suffix}.bin"
 
@@ -56,7 +57,6 @@ def save_weights(model: Any, folder: Path, *, shard_size: float, legacy_bin: boo
 
 
 def _save_bin(model: Any, folder: Path, limit: int) -> None:
-    import torch
     from huggingface_hub import split_torch_state_dict_into_shards
 
     model.config.dtype = model.dtype  # or the folder would be loaded in the precision of the base
@@ -65,10 +65,7 @@ def _save_bin(model: Any, folder: Path, limit: int) -> None:
     state = _untied(model)
     split = split_torch_state_dict_into_shards(state, filename_pattern=BIN_PATTERN, max_shard_size=limit)
     for name, keys in split.filename_to_tensors.items():
-        try:
-            torch.save({key: state[key] for key in keys}, folder / name)
-        except RuntimeError as error:  # how torch reports a full disk
-            raise OSError(f"writing {name} failed: {str(error).splitlines()[0]}") from error
+        save_pickled({key: state[key] for key in keys}, folder / name)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(folder / "pytorch_model.bin.index.json", index)

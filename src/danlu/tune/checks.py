@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from danlu.core.console import warn
 from danlu.core.errors import MissingDependency, UsageError, did_you_mean
 from danlu.models.adapters import read_adapter
 from danlu.models.runs import adapter_chain
@@ -55,6 +54,27 @@ def check(config: TrainConfig) -> None:
     _check_stage(config)
     _check_adapters(config)
     _check_parallel(config)
+
+
+def remarks(config: TrainConfig) -> list[str]:
+    """What is possible and hardly meant, for warnings."""
+    stage, encode, preference, data = config.task.stage, config.encode, config.preference, config.data
+    idle = [name for name in ("train_on_prompt", "mask_history") if stage != "sft" and getattr(encode, name)]
+    idle += [name for name, stages in _READ_BY.items() if stage not in stages and _is_set(config, name)]
+    if stage == "dpo" and preference.pref_loss == "hinge" and preference.dpo_label_smoothing:
+        idle.append("dpo_label_smoothing (with pref_loss=hinge)")
+    found = []
+    if idle:
+        found.append(f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect in stage {stage}")
+    if stage == "kto" and config.optimizer.per_device_train_batch_size == 1:
+        found.append(
+            "kto estimates the KL term over a batch: per_device_train_batch_size=1 makes it the number of one answer"
+        )
+    if data.interleave_probs and data.mix_strategy == "concat":
+        found.append(
+            "interleave_probs has no effect with mix_strategy=concat; interleave_under, _over or _once would use it"
+        )
+    return found
 
 
 def check_packages(config: TrainConfig) -> None:
@@ -115,24 +135,16 @@ def _check_evaluation(config: TrainConfig) -> None:
 
 
 def _check_stage(config: TrainConfig) -> None:
-    stage, encode = config.task.stage, config.encode
+    stage = config.task.stage
     if config.task.predict_with_generate and stage not in ("sft", "pt"):
         raise UsageError(
             f"stage {stage} is measured by its own numbers, not by generated answers",
             where="predict_with_generate",
-            hint="Leave it out; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer.",
+            hint="Leave it out"
+            + ("." if stage == "rm" else "; `danlu eval --run DIR stage=sft dataset=…` has the trained model answer."),
         )
-    idle = [name for name in ("train_on_prompt", "mask_history") if getattr(encode, name)]
-    idle = idle if stage != "sft" else []
-    idle += [name for name, stages in _READ_BY.items() if stage not in stages and _is_set(config, name)]
-    if config.preference.pref_loss == "hinge" and config.preference.dpo_label_smoothing and stage == "dpo":
-        idle.append("dpo_label_smoothing (with pref_loss=hinge)")
-    if idle:
-        warn(f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect in stage {stage}")
     if stage in ONLINE:
         _check_online(config)
-    if stage == "kto" and config.optimizer.per_device_train_batch_size == 1:
-        warn("kto estimates the KL term over a batch: per_device_train_batch_size=1 makes it the number of one answer")
 
 
 def _check_online(config: TrainConfig) -> None:
@@ -182,8 +194,6 @@ def _check_encoding(config: TrainConfig) -> None:
     if config.encode.train_on_prompt and config.encode.mask_history:
         raise UsageError("train_on_prompt and mask_history contradict each other", hint="Keep one of them.")
     weights, datasets = config.data.interleave_probs, config.data.dataset
-    if weights and config.data.mix_strategy == "concat":
-        warn("interleave_probs has no effect with mix_strategy=concat; interleave_under, _over or _once would use it")
     if weights and len(weights) != len(datasets):
         raise UsageError(
             f"interleave_probs has {len(weights)} weights for {len(datasets)} datasets",

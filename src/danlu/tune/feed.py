@@ -30,6 +30,16 @@ class Feed(Protocol):
             RunError: when training must not go on; what was saved before stays.
         """
 
+    def finish(self, step: int) -> None:
+        """Look at what the last updates have made of the model; called once, on every process.
+
+        Args:
+            step: optimizer steps made.
+
+        Raises:
+            RunError: when the model is spoilt; what was saved before stays.
+        """
+
     def save(self, folder: Path) -> None:
         """Write what the next batches depend on besides the weights; called on every process."""
 

@@ -177,10 +177,12 @@ def _adapter_parameters(folder: Path) -> int:
     """How many numbers an adapter that is continued has; of a prefix those of its network, if it has one."""
     from safetensors import safe_open
 
+    from danlu.models.chatglm.prefix import count_prefix
+
     files = [folder / name for name in ("prefix_encoder.safetensors", "adapter_model.safetensors")]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        return 0
+        return count_prefix(folder)
     with safe_open(file, framework="pt") as tensors:
         trained = [name for name in tensors.keys() if name.rsplit(".", 1)[-1] not in FROZEN_PARTS]  # noqa: SIM118
         return sum(math.prod(tensors.get_slice(name).get_shape()) for name in trained)

@@ -71,10 +71,12 @@ def reference_log_probs(
         (items, 2).
     """
     place = cache_folder("reference") / f"{key}.npy"
-    if place.exists():
-        found: NDArray[np.float32] = np.load(place)
-        if len(found) == len(store):
-            return found
+    found: NDArray[np.float32] | None = np.load(place) if place.exists() else None
+    if found is not None and len(found) != len(store):
+        found = None
+    # Another run may write them between the looks of two processes, and machines have caches of their own.
+    if all(objects_of_all(found is not None)) and found is not None:
+        return found
     order = np.argsort(-store.lengths, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own = [(batch, log_probs_of(learner, store, batch, precision)) for batch in _told(batches[rank[0] :: rank[1]])]

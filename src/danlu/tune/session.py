@@ -165,6 +165,8 @@ class Session:
                 where=str(output),
                 hint="Start the same command again to go on.",
             )
+        if trainer.feed is not None:
+            trainer.feed.finish(trainer.state.global_step)
         metrics = {"epoch": float(trainer.state.epoch or 0.0), **result.metrics}
         with quiet():
             trainer.save_final()

@@ -232,7 +232,7 @@ def chat(
         stdin: where questions come from; standard input by default.
 
     Raises:
-        UsageError: when it is not clear what to talk to.
+        UsageError: when it is not clear what to talk to, or it is a reward model.
         ModelError: when it cannot be loaded.
     """
     if bool(run) == bool(model):
@@ -258,9 +258,10 @@ def chat(
 def _engine(
     run: str | None, model: str | None, adapter: Sequence[str], keys: dict[str, Any], device: str | None
 ) -> Streamer:
-    from danlu.verbs.opening import engine_of, open_model, settings
+    from danlu.verbs.opening import engine_of, open_model, refuse_reward_model, settings
 
     config, source, _ = settings(run, model, adapter, keys)
+    refuse_reward_model(source)
     return engine_of(open_model(config, source, device=device))
 
 

@@ -24,7 +24,7 @@ from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
 from danlu.verbs.known_rows import warn_of_known_rows
 from danlu.verbs.material import Text, evaluation_rows, generation_stops, open_text, rules, tell, training_rows
-from danlu.verbs.opening import Opened, engine_of, named_model, open_model, settings
+from danlu.verbs.opening import Opened, engine_of, named_model, open_model, refuse_reward_model, settings
 from danlu.verbs.questions import Question, answer, generation_options, questions
 from danlu.verbs.stages import BY_LOSS, held_members, measure_stage, rows_of, write_pair_scores
 
@@ -100,6 +100,7 @@ def _measure(
             if write_rows
             else measure_stage(config, source, folder, split=split)
         )
+    refuse_reward_model(source)
     rows = _rows(config, source)
     opened = open_model(config, source)
     started = time.monotonic()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from danlu.core.config import build
 from danlu.core.console import note, out
+from danlu.core.errors import UsageError
 from danlu.models.export_config import ExportConfig, check_export
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
         "dtype": options.dtype,
         "device": options.device,
     }
+    original = options.export_format == "original"
+    if source.stage == "rm" and original:
+        raise UsageError("a reward model has no place in the original layout", hint="Leave export_format out.")
     if source.stage == "rm":
         from danlu.models.reward_export import export_classifier
 
@@ -49,7 +53,7 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
         report = export_classifier(source, target, **form)
     else:
         template = _template(source, options.template) if options.template else None
-        report = write(source, target, chat_template=template, **form)
+        report = write(source, target, chat_template=template, original=original, **form)
     show(report)
     return report
 

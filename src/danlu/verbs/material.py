@@ -106,6 +106,11 @@ def tell(prepared: Prepared, what: str) -> None:
         f"{what}: {report['sequences']} sequences from {report['rows']} rows, {report['tokens']} tokens, "
         f"{report['supervised']} trained, longest {report['longest']} ({found})"
     )
+    if report["divided"]:
+        note(
+            f"{report['divided']} conversations became a sequence for each answer: the model's chat template writes "
+            "an answer otherwise once turns follow"
+        )
     for source in prepared.sources:
         for warning in source.warnings:
             warn(f"{source.name}: {warning}")

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from danlu.core.config import build
 from danlu.core.errors import UsageError
-from danlu.core.run import resolve_run
+from danlu.core.run import MANIFEST, RunDirectory, resolve_run
 from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
 from danlu.verbs.material import Text, generation_stops, open_text
 
 if TYPE_CHECKING:
     from danlu.engine.local import LocalEngine
+
+REWARD_HINT = (
+    "`danlu score --run DIR dataset=…` scores the answers of any rows, "
+    "`danlu eval` and `danlu predict` compare the two answers of pairs."
+)
+"""What a reward model is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,22 @@ def open_model(config: TrainConfig, source: TrainedModel, *, device: str | None 
     model, tokenizer = source.load(dtype=dtype, device=device)
     stops = generation_stops(model_folder(source.model))
     return Opened(model, open_text(tokenizer, config, stops), source)
+
+
+def refuse_reward_model(source: TrainedModel) -> None:
+    """Refuse to let a reward model answer: its weights were trained for a number, and what it wrote would be nonsense.
+
+    Raises:
+        UsageError: with the commands that it is for.
+    """
+    folder = source.run or Path(source.adapters[-1] if source.adapters else source.model)
+    if not (folder / MANIFEST).is_file() or RunDirectory(folder).read_manifest().stage != "rm":
+        return
+    raise UsageError(
+        "this is a reward model: it gives answers a number and does not write any",
+        where=str(folder),
+        hint=REWARD_HINT,
+    )
 
 
 def engine_of(opened: Opened) -> LocalEngine:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from danlu.core.console import note, out, progress
-from danlu.core.errors import DataError, UsageError
+from danlu.core.errors import DataError, RunError, UsageError
 from danlu.core.files import replacing
 from danlu.core.results import write_results
-from danlu.core.run import is_run
+from danlu.core.run import MANIFEST, RunDirectory, is_run
 from danlu.data.branching import answer_of, prompt_of
 from danlu.data.prepare import names_of
 from danlu.data.schema import Conversation, Document, Message, Preference, Row
@@ -26,7 +26,7 @@ from danlu.verbs.opening import Opened, open_model, settings
 if TYPE_CHECKING:
     from danlu.models.value_head import ValueHead
     from danlu.tune.online.rewards import Rewards
-    from danlu.tune.online.samples import Sample
+    from danlu.tune.online.samples import Reward, Sample
     from danlu.tune.scoring import RewardModel
 
 FILE_NAME = "scores.jsonl"
@@ -83,23 +83,36 @@ def score(run: str | Path | None = None, *, model: str | None = None, adapter: S
 
 def reward_model(opened: Opened) -> RewardModel:
     """The engine of an opened model that has a value head."""
+    from danlu.models.value_head import hidden_width
     from danlu.tune.scoring import RewardModel
 
-    return RewardModel(opened.model, value_head(opened.source, opened.model), opened.text.template)
+    head = value_head(opened.source, hidden_width(opened.model))
+    return RewardModel(opened.model, head, opened.text.template)
 
 
-def value_head(source: TrainedModel, model: Any) -> ValueHead:
-    """The value head that was trained with a model: beside its last adapter, or in its folder.
+def value_head(source: TrainedModel, width: int) -> ValueHead:
+    """The value head of a reward model: beside its last adapter, or in its folder.
+
+    Args:
+        source: the reward model.
+        width: numbers in a hidden state of it.
 
     Raises:
-        RunError: when there is none.
+        RunError: when there is none, it is of another width, or it was trained for something else.
     """
     from danlu.models.loading import model_folder
-    from danlu.models.value_head import ValueHead, hidden_width
+    from danlu.models.value_head import ValueHead
 
     folder = source.run or (Path(source.adapters[-1]) if source.adapters else model_folder(source.model))
-    head = ValueHead(hidden_width(model))
+    head = ValueHead(width)
     head.load(folder)
+    stage = RunDirectory(folder).read_manifest().stage if (folder / MANIFEST).is_file() else "rm"
+    if stage != "rm":
+        raise RunError(
+            f"the value head of this run says what stage {stage} expected of a state: it is no reward model",
+            where=str(folder),
+            hint="Name a run of stage rm.",
+        )
     return head
 
 
@@ -188,20 +201,49 @@ class RunReward:
         return self.scorer.score([_with(sample.prompt, Message("assistant", sample.answer)) for sample in samples])
 
 
-def training_rewards(config: TrainConfig) -> Rewards:
-    """Everything that says how good answers are in a training on the model's own answers.
+Sources: TypeAlias = "Sequence[tuple[str, Reward]]"
+"""Label and reward of everything in ``reward_funcs``."""
+
+
+def reward_sources(config: TrainConfig) -> Sources:
+    """Open ``reward_funcs``, and see that ``reward_model`` could be opened, before anything costly is done.
 
     Raises:
-        DanluError: when one of them cannot be opened.
+        DanluError: naming the function, its file or line, or the run that is no reward model.
     """
-    from danlu.tune.online.rewards import open_rewards
+    from transformers import AutoConfig
+
+    from danlu.models.loading import model_folder
+    from danlu.tune.online.rewards import open_sources
+
+    if config.rollout.reward_model:
+        _, source = _named(config.rollout.reward_model, config)
+        base = AutoConfig.from_pretrained(model_folder(source.model))
+        value_head(source, int(base.get_text_config().hidden_size))
+    return open_sources(config.rollout.reward_funcs)
+
+
+def training_rewards(config: TrainConfig, sources: Sources) -> Rewards:
+    """Everything that says how good answers are in a training on the model's own answers.
+
+    Args:
+        config: names the reward model and the weights.
+        sources: from :func:`reward_sources`.
+
+    Raises:
+        DanluError: when the reward model cannot be opened.
+    """
+    from danlu.tune.online.rewards import Rewards
 
     rollout = config.rollout
-    further = [("model", RunReward(_named(rollout.reward_model, config)))] if rollout.reward_model else []
-    return open_rewards(rollout.reward_funcs, rollout.reward_weights, further=further)
+    further = []
+    if rollout.reward_model:
+        own, source = _named(rollout.reward_model, config)
+        further.append(("model", RunReward(reward_model(open_model(own, source)))))
+    return Rewards([*sources, *further], rollout.reward_weights)
 
 
-def _named(name: str, config: TrainConfig) -> RewardModel:
+def _named(name: str, config: TrainConfig) -> tuple[TrainConfig, TrainedModel]:
     """The reward model of a run, or of an adapter folder that another tool wrote, in the precision of the training."""
     folder = Path(name).expanduser()
     if not is_run(folder) and (folder / "adapter_config.json").is_file():
@@ -209,4 +251,4 @@ def _named(name: str, config: TrainConfig) -> RewardModel:
         own, source, _ = settings(None, base, (name,), {})
     else:
         own, source, _ = settings(name, None, (), {})
-    return reward_model(open_model(own.model_copy(update={"compute": config.compute}), source))
+    return own.model_copy(update={"compute": config.compute}), source

@@ -24,7 +24,7 @@ from danlu.models.runs import TrainedModel
 from danlu.tune.config import TrainConfig
 from danlu.verbs.known_rows import warn_of_known_rows
 from danlu.verbs.material import evaluation_rows, rules, tell, training_rows
-from danlu.verbs.opening import Opened, open_model
+from danlu.verbs.opening import REWARD_HINT, Opened, open_model
 from danlu.verbs.rewards import reward_model, score_rows, summarise, value_head
 
 if TYPE_CHECKING:
@@ -99,11 +99,13 @@ def held_members(config: TrainConfig, prepared: Prepared) -> list[int]:
 def _measured(
     config: TrainConfig, opened: Opened, prepared: Prepared, members: Sequence[int], before: TrainedModel | None
 ) -> Measured:
+    from danlu.models.value_head import hidden_width
     from danlu.tune.measuring import learner_of, measure_rows
 
     size = config.log.per_device_eval_batch_size
     reference = None if before is None else _reference(config, before, prepared, members)
-    head = value_head(opened.source, opened.model) if config.task.stage == "rm" else None
+    width = hidden_width(opened.model)
+    head = value_head(opened.source, width) if config.task.stage == "rm" else None
     learner = learner_of(opened.model, config, head)
     found: Measured = measure_rows(learner, prepared.store, members, size, reference)
     return found
@@ -176,13 +178,19 @@ def write_pair_scores(config: TrainConfig, source: TrainedModel, folder: Path) -
         DataError: when there are no pairs.
     """
     started = time.monotonic()
-    opened = open_model(config, source)
-    loaded = evaluation_rows(config).load("rm")
+    loaded = evaluation_rows(config).load()
     pairs = [row for row in loaded.rows if isinstance(row, Preference)]
     if not pairs:
-        raise DataError("there are no pairs to score")
+        raise DataError(
+            "this is a reward model: it compares the two answers of pairs, and there are none among these rows",
+            where=names_of(loaded.sources),
+            hint=REWARD_HINT,
+        )
     if loaded.bad:
         warn(f"{len(loaded.bad)} rows could not be read, for instance {loaded.bad[0]}")
+    if len(pairs) < len(loaded.rows):
+        warn(f"{len(loaded.rows) - len(pairs)} rows are no pairs and are left out")
+    opened = open_model(config, source)
     scored = score_rows(reward_model(opened), pairs)
     old = config.output.file_style == "et"
     names = ("accept", "reject") if old else ("chosen", "rejected")

@@ -15,14 +15,14 @@ import numpy as np
 from danlu.core import run as runs
 from danlu.core.checkpoints import follow
 from danlu.core.config import build, read_yaml
-from danlu.core.console import note
+from danlu.core.console import note, warn
 from danlu.core.errors import DanluError, RunError
 from danlu.core.manifest import Manifest, installed_versions, model_record, now, without_secrets
 from danlu.core.ranks import ranks
 from danlu.core.run import RunDirectory
 from danlu.data.prepare import Prepared, Selection, prepare, tokenizer_digest
 from danlu.models.runs import adapter_chain
-from danlu.tune.checks import check, check_packages
+from danlu.tune.checks import check, check_packages, remarks
 from danlu.tune.config import FREE_ON_RESUME, TrainConfig
 from danlu.tune.matrix import ONLINE
 from danlu.tune.parallel.resume import same_batch
@@ -42,6 +42,7 @@ from danlu.verbs.material import (
 if TYPE_CHECKING:
     from danlu.tune.online.wiring import Rollouts
     from danlu.tune.session import Session
+    from danlu.verbs.rewards import Sources
 
 
 def train(
@@ -62,6 +63,8 @@ def train(
     """
     options = as_config(config, overrides)
     check(options)
+    for remark in remarks(options):
+        warn(remark)
     folder = Path(options.output.output_dir) if options.output.output_dir else default_output(options)
     if options.task.do_train:
         if ranks().world > 1:
@@ -161,19 +164,21 @@ class Begun:
     run: RunDirectory
     material: Material
     checkpoint: Path | None
+    rewards: Sources = ()
 
     def session(self) -> Session:
         """What trains; it loads the model when it is run."""
-        return _session(self.config, self.run, self.material)
+        return _session(self.config, self.run, self.material, self.rewards)
 
 
 def begin(config: TrainConfig, folder: Path, command: Sequence[str]) -> Begun:
     """Make or find the run directory, tokenise the rows, and write down what will be done. One process does this.
 
     Raises:
-        DanluError: when the directory holds another run, or rows or packages are missing.
+        DanluError: when the directory holds another run, or rows, packages or rewards are missing.
     """
     check_packages(config)
+    rewards = _reward_sources(config)
     resume = config.output.resume_from_checkpoint
     named = follow(Path(resume).expanduser()) if isinstance(resume, str) else None
     if named and not is_whole(named):
@@ -197,10 +202,10 @@ def begin(config: TrainConfig, folder: Path, command: Sequence[str]) -> Begun:
     checkpoint = named or latest_checkpoint(run)
     if checkpoint:
         note(f"resuming from {checkpoint}")
-    return Begun(config, run, material, checkpoint)
+    return Begun(config, run, material, checkpoint, rewards)
 
 
-def _session(config: TrainConfig, run: RunDirectory, material: Material) -> Session:
+def _session(config: TrainConfig, run: RunDirectory, material: Material, rewards: Sources) -> Session:
     from danlu.tune.session import Session
 
     session = Session(config, run, material.folder, material.text.tokenizer, material.rows.store)
@@ -211,7 +216,7 @@ def _session(config: TrainConfig, run: RunDirectory, material: Material) -> Sess
 
         session.measure = generation_measure(config, material.text)
     if config.task.stage in ONLINE:
-        session.open_rollouts = partial(_rollouts, config, material)
+        session.open_rollouts = partial(_rollouts, config, material, rewards)
     return session
 
 
@@ -227,7 +232,8 @@ def train_as_rank(start: Start) -> None:
 
     started, config = time.monotonic(), start.config
     with process_group(config):
-        session = _session(config, RunDirectory(Path(str(config.output.output_dir))), gather(config, say=False))
+        run, material = RunDirectory(Path(str(config.output.output_dir))), gather(config, say=False)
+        session = _session(config, run, material, _reward_sources(config))
         session.decided = start.checkpointing
         session.run(Path(start.checkpoint) if start.checkpoint else None, started=started)
 
@@ -269,7 +275,16 @@ def with_place(config: TrainConfig, folder: Path) -> tuple[TrainConfig, Path]:
     return config.model_copy(update={"parallel": parallel, "output": output}), folder
 
 
-def _rollouts(config: TrainConfig, material: Material) -> Rollouts:
+def _reward_sources(config: TrainConfig) -> Sources:
+    """What scores answers, where the stage needs that; all that can be wrong with it is found now."""
+    if config.task.stage not in ONLINE:
+        return ()
+    from danlu.verbs.rewards import reward_sources
+
+    return reward_sources(config)
+
+
+def _rollouts(config: TrainConfig, material: Material, rewards: Sources) -> Rollouts:
     """The rows behind the prompts, and what scores the answers to them."""
     from danlu.tune.online.wiring import Rollouts
     from danlu.verbs.rewards import training_rewards
@@ -280,7 +295,7 @@ def _rollouts(config: TrainConfig, material: Material) -> Rollouts:
         chosen = names if label == "" else (dict(zip(_labels(names), names))[label],)
         rows[str(prepared.store.folder)] = evaluation_rows(config, chosen).load(stage).rows
     text = material.text
-    return Rollouts(rows, training_rewards(config), text.tokenizer, text.template.stop_ids)
+    return Rollouts(rows, training_rewards(config, rewards), text.tokenizer, text.template.stop_ids)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -304,6 +319,8 @@ def latest_checkpoint(run: RunDirectory) -> Path | None:
 
 
 def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -> Manifest:
+    from danlu.models.chatglm.convert import lasting_folder
+
     evaluation = [source for prepared in material.evaluation.values() for source in prepared.sources]
     adapters = adapter_chain(config.model.adapter_name_or_path)
     return Manifest(
@@ -312,7 +329,7 @@ def _manifest(config: TrainConfig, material: Material, command: Sequence[str]) -
         versions=installed_versions(),
         stage=config.task.stage,
         method=config.method.finetuning_type,
-        base=model_record(config.model.model_name_or_path, material.folder),
+        base=model_record(config.model.model_name_or_path, lasting_folder(material.folder)),
         tokenizer=tokenizer_digest(material.text.tokenizer),
         template=material.text.template.digest,
         data=data_records(material.rows.sources),

@@ -13,6 +13,9 @@ from danlu.cli.compat.words import COMMAND_LINE, Given, Written, read_words
 from danlu.core.config import build
 from danlu.models.export_config import ExportConfig, check_export
 
+OWN = {"run", "format", "export_format"}
+"""Names that only danlu has: with one of them flags are no longer those of the old tool."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedExport:
@@ -30,7 +33,7 @@ def resolve_export(words: Sequence[str]) -> ResolvedExport:
     """Understand the words after ``danlu export``.
 
     A file or ``key=value`` words are danlu's or LLaMA-Factory's, which need no telling apart. Flags are
-    ChatGLM-Efficient-Tuning's, unless there is ``--run`` or one that only LLaMA-Factory has.
+    ChatGLM-Efficient-Tuning's, unless there is one that only danlu (``--run``) or LLaMA-Factory has.
 
     Raises:
         UsageError: when words or options make no sense together; ConfigError for a single one.
@@ -61,7 +64,7 @@ def _mode(written: Written) -> Mode:
     keys = {item.key for item in written.given}
     if keys & table("export").marks:
         return "llamafactory"
-    return "et" if written.flags and not written.file and "run" not in keys else "danlu"
+    return "et" if written.flags and not written.file and not keys & OWN else "danlu"
 
 
 def _checkpoint(translation: Translation, given: Sequence[Given]) -> None:

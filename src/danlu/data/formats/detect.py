@@ -30,23 +30,30 @@ _TEXTS = ("text", "content")
 _LABELS = ("kto_tag", "label")
 
 
-def detect(rows: Iterable[dict[str, Any]], *, where: str, separator: str = "\n") -> Shape:
+def detect(rows: Iterable[dict[str, Any]], *, where: str, separator: str = "\n", labelled: bool = False) -> Shape:
     """Find out how to read rows from the first of them.
 
     Args:
         rows: raw rows; their column names are taken together, since optional columns come and go.
         where: the file, for the error.
         separator: between instruction and input.
+        labelled: a column of labels says whether an answer is wanted, even if most of it is neither true nor false.
 
     Raises:
         DataError: when the columns fit no format.
     """
     sample: dict[str, Any] = {}
+    labels: dict[str, list[bool]] = {}
     for row in rows:
         for key, value in row.items():
             if sample.get(key) is None:
                 sample[key] = value
-    shape = _pairs_of_chats(sample) or _chat(sample) or _labelled(sample) or _flat(sample) or _text(sample)
+            if key in _LABELS and value is not None:
+                labels.setdefault(key, []).append(_is_label(value))
+    label = _label_column(labels, labelled)
+    shape = (
+        _pairs_of_chats(sample) or _chat(sample, label) or _labelled(sample) or _flat(sample, label) or _text(sample)
+    )
     if shape is None:
         raise DataError(
             f"no known format has these columns: {', '.join(sample) or 'none'}",
@@ -62,7 +69,7 @@ def _pairs_of_chats(sample: dict[str, Any]) -> Shape | None:
     return None
 
 
-def _chat(sample: dict[str, Any]) -> Shape | None:
+def _chat(sample: dict[str, Any], label: str | None) -> Shape | None:
     column = next((name for name in _CHATS if _is_list(sample.get(name))), None)
     if column is None:
         return None
@@ -79,7 +86,6 @@ def _chat(sample: dict[str, Any]) -> Shape | None:
     else:
         name = "openai"
     shape = usual_shape(name)
-    label = _label_column(sample)
     return replace(shape, columns=replace(shape.columns, messages=column, kto_tag=label))
 
 
@@ -95,7 +101,7 @@ def _labelled(sample: dict[str, Any]) -> Shape | None:
     return None
 
 
-def _flat(sample: dict[str, Any]) -> Shape | None:
+def _flat(sample: dict[str, Any], label: str | None) -> Shape | None:
     names = next((pair for pair in _PAIRS_OF_NAMES if set(pair) <= set(sample)), None)
     pair = "chosen" in sample and "rejected" in sample
     if names is None and pair:
@@ -105,18 +111,24 @@ def _flat(sample: dict[str, Any]) -> Shape | None:
         return None
     usual = usual_shape("alpaca")
     query = "input" if names[0] == "instruction" else None
-    label = _label_column(sample)
     columns: Columns = replace(usual.columns, prompt=names[0], query=query, response=names[1], kto_tag=label)
     return replace(usual, columns=columns)
 
 
-def _label_column(sample: dict[str, Any]) -> str | None:
-    """The column that says whether an answer is wanted; other labels (classes, numbers) are not that."""
-    for name in _LABELS:
-        value = sample.get(name)
-        if isinstance(value, bool) or str(value).strip().lower() in ("true", "false"):
-            return name
-    return None
+def _is_label(value: Any) -> bool:
+    return isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
+
+
+def _label_column(labels: dict[str, list[bool]], labelled: bool) -> str | None:
+    """The column that says whether an answer is wanted; other labels (classes, numbers) are not that.
+
+    Args:
+        labels: column → whether each of its values is true or false.
+        labelled: there has to be one.
+    """
+    names = [name for name in _LABELS if name in labels]
+    mostly = (name for name in names if 2 * sum(labels[name]) >= len(labels[name]))
+    return next(mostly, names[0] if names and labelled else None)
 
 
 def _text(sample: dict[str, Any]) -> Shape | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu import __version__
+from danlu.core.console import note
 from danlu.core.errors import ModelError
 from danlu.core.files import write_json
 from danlu.core.manifest import weights_fingerprint
@@ -19,7 +20,7 @@ from danlu.models.chatglm.families import generation
 from danlu.models.chatglm.layout import Layout, glm_config, read_layout
 from danlu.models.chatglm.tensors import INVERSE_FREQUENCIES, Made, native_tensors, original_tensors
 from danlu.models.folders import made_once, room_for
-from danlu.models.shards import CODES, Shards, Stored, write_shards
+from danlu.models.shards import CODES, NAMES, Shards, Stored, write_shards
 from danlu.models.sources import read_folder_json
 
 LAYOUT_VERSION = 1
@@ -74,6 +75,14 @@ def converted_family(folder: Path) -> str | None:
     return str(read_folder_json(path)["family"]) if path.is_file() else None
 
 
+def lasting_folder(folder: Path) -> Path:
+    """What to record for a folder that is used: the original where it is a conversion in the cache, else itself."""
+    if folder.parent == cache_folder("models") and (folder / RECORD).is_file():
+        source = Path(read_folder_json(folder / RECORD)["source"])
+        return source if source.is_dir() else folder
+    return folder
+
+
 def _state(folder: Path) -> str:
     """Names, sizes and times of everything that a conversion reads."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
@@ -98,21 +107,17 @@ def convert(
     """
     shards = Shards(source)
     check_tensors(shards.stored, layout, source)
-    made = native_tensors(layout)
+    order = {name: number for number, name in enumerate(shards.stored)}
+    made = sorted(native_tensors(layout), key=lambda item: order[item.pieces[0].name])  # no file is opened twice
     tensors = [_stored(item, shards.stored, dtype) for item in made]
+    write_tokenizer_files(source, target, layout.family)
     room_for(target, sum(tensor.size for tensor in tensors), target)
     values = (_cast(item.build(shards.read), dtype) for item in made)
     write_shards(target, tensors, values, limit=max(int(shard_size * 1e9), 1))
     config = read_folder_json(source / "config.json")
     written = Counter(tensor.dtype for tensor in tensors).most_common(1)[0][0]
-    name = next(name for name, code in CODES.items() if code == written)
-    write_json(target / "config.json", glm_config(layout, name))
-    generation_config = _generation(source)
-    write_json(
-        target / "generation_config.json",
-        {"eos_token_id": layout.eos, "pad_token_id": layout.pad, **generation_config},
-    )
-    write_tokenizer_files(source, target)
+    write_json(target / "config.json", glm_config(layout, NAMES[written]))
+    write_json(target / "generation_config.json", _generation(source, layout, _ends(target, layout.family)))
     write_json(target / RECORD, _record(source, layout, config, shards))
 
 
@@ -156,19 +161,53 @@ def _cast(tensor: Any, dtype: str | None) -> Any:
     return tensor if dtype is None else tensor.to(getattr(torch, dtype))
 
 
-def _generation(source: Path) -> dict[str, Any]:
+def _generation(source: Path, layout: Layout, ends: list[int]) -> dict[str, Any]:
+    """generation_config.json: the original's, and every token that ends an answer."""
+    given = _generation_config(source) or {}
+    kept = {key: value for key, value in given.items() if not key.startswith("_") and key != "transformers_version"}
+    eos = kept.get("eos_token_id", layout.eos)
+    every = list(dict.fromkeys([*(eos if isinstance(eos, list) else [eos]), *ends]))
+    return {"pad_token_id": layout.pad, **kept, "eos_token_id": every if len(every) > 1 else every[0]}
+
+
+def _generation_config(source: Path) -> dict[str, Any] | None:
     path = source / "generation_config.json"
-    given = read_folder_json(path) if path.is_file() else {}
-    return {key: value for key, value in given.items() if not key.startswith("_") and key != "transformers_version"}
+    return read_folder_json(path) if path.is_file() else None
 
 
-def write_tokenizer_files(source: Path, target: Path) -> None:
-    """Copy the tokenizer where it is one that transformers reads by itself."""
-    if not (source / "tokenizer.json").is_file():
-        return
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+def write_tokenizer_files(source: Path, target: Path, family: str) -> None:
+    """Write a tokenizer that transformers reads by itself: converted from ``tokenizer.model``, or copied.
+
+    Raises:
+        ModelError: when ``tokenizer.model`` cannot be converted exactly.
+        MissingDependency: when a package that reads it is missing.
+    """
+    from danlu.models.chatglm.tokenizer import CONTROL, MODEL_FILE, write_tokenizer
+
+    if (source / MODEL_FILE).is_file() and family in CONTROL:
+        write_tokenizer(source, target, family)
+    elif (source / "tokenizer.json").is_file():
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
+    else:
+        note(
+            f"{source.name} has no tokenizer that can be converted: training and answering need tokenizer.json and "
+            "tokenizer_config.json beside config.json"
+        )
+
+
+def _ends(target: Path, family: str) -> list[int]:
+    """Ids of the control tokens that end an answer besides the end of sequence."""
+    from tokenizers import Tokenizer
+
+    from danlu.models.chatglm.tokenizer import ENDS
+
+    path = target / "tokenizer.json"
+    if not ENDS.get(family) or not path.is_file():
+        return []
+    tokenizer = Tokenizer.from_file(str(path))
+    return [number for text in ENDS[family] if (number := tokenizer.token_to_id(text)) is not None]
 
 
 def _record(source: Path, layout: Layout, config: Mapping[str, Any], shards: Shards) -> dict[str, Any]:
@@ -185,5 +224,6 @@ def _record(source: Path, layout: Layout, config: Mapping[str, Any], shards: Sha
         "generation": "v2",
         "fingerprint": weights_fingerprint(source),
         "config": dict(config),
+        "generation_config": _generation_config(source),
         "left_out": dropped,
     }

@@ -80,17 +80,28 @@ class Layout:
 
     def fused_rows(self) -> dict[str, list[tuple[int, int]]]:
         """Which rows ``[start, stop)`` of the fused ``query_key_value`` make up each projection, in order."""
-        size = self.head_size
-        if self.fused_by_head:
-            starts = [3 * size * head for head in range(self.heads)]
-            parts = enumerate(("q_proj", "k_proj", "v_proj"))
-            return {part: [(start + at * size, start + (at + 1) * size) for start in starts] for at, part in parts}
-        queries, keys = self.heads * size, self.groups * size
-        return {
-            "q_proj": [(0, queries)],
-            "k_proj": [(queries, queries + keys)],
-            "v_proj": [(queries + keys, queries + 2 * keys)],
-        }
+        return fused_rows(self.heads, self.groups, self.head_size, by_head=self.fused_by_head)
+
+
+def fused_rows(heads: int, groups: int, size: int, *, by_head: bool) -> dict[str, list[tuple[int, int]]]:
+    """Which rows ``[start, stop)`` of a fused ``query_key_value`` make up each projection, in order.
+
+    Args:
+        heads: query heads.
+        groups: key and value heads.
+        size: of one head.
+        by_head: the rows are (query, key, value) of head 0, then of head 1, …
+    """
+    if by_head:
+        starts = [3 * size * head for head in range(heads)]
+        parts = enumerate(("q_proj", "k_proj", "v_proj"))
+        return {part: [(start + at * size, start + (at + 1) * size) for start in starts] for at, part in parts}
+    queries, keys = heads * size, groups * size
+    return {
+        "q_proj": [(0, queries)],
+        "k_proj": [(queries, queries + keys)],
+        "v_proj": [(queries + keys, queries + 2 * keys)],
+    }
 
 
 def read_layout(folder: Path, config: Mapping[str, Any], family: str | None = None) -> Layout:

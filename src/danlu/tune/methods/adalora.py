@@ -38,7 +38,7 @@ def check(config: TrainConfig, steps: int) -> None:
             "the rank could not fall",
             hint="Begin with about one and a half times the rank that is wanted at the end.",
         )
-    if options.adalora_tinit >= steps - options.adalora_tfinal:
+    if max(options.adalora_tinit, 1) >= steps - options.adalora_tfinal:  # one step at least shows what matters
         raise UsageError(
             f"this run has {steps} steps, and adalora_tinit {options.adalora_tinit} with adalora_tfinal "
             f"{options.adalora_tfinal} leave none for the rank to fall",

@@ -32,6 +32,9 @@ from danlu.tune.online.samples import Sample
 Ask: TypeAlias = Callable[[Sequence[Sequence[int]], int, Sequence[str]], list[list[Answer]]]
 """(prompts, answers to each, a key for each prompt) → the answers; the keys decide the random numbers."""
 
+LAST_LOOK = 16
+"""Most prompts that each process asks once more after the last update."""
+
 
 def _itself(values: Tensor) -> Tensor:
     return values
@@ -210,14 +213,39 @@ class Experience:
         self._look_back(pieces)
         kl = self._divergence(pieces)
         self._tell(scores, samples, kl)
-        if kl is not None:
-            count, summed = around.total(torch.stack([kl.new_tensor(len(kl)), kl.sum()])).tolist()
-            stop_if_exploded(summed / count, self.learner.settings.rollout.kl_limit, step, around.folder)
+        mean, count = (0.0, 0) if kl is None else self._held(kl, step)
         columns = self._worth_by_value(pieces, scores) if self.ppo else self._worth_in_group(pieces, scores)
         _spread(pieces, columns)
         if kl is not None:
-            self.controller.update(summed / count, int(count))
+            self.controller.update(mean, count)
         return pieces
+
+    def finish(self, step: int) -> None:
+        """See whether the last updates have left the reference behind, on answers to a few prompts.
+
+        Raises:
+            RunError: when they have.
+        """
+        if self.initial is None:
+            return
+        around, plan = self.around, self.plan
+        places = plan.chosen(plan.rollout_of(step)[0], around.process)[:LAST_LOOK]
+        prompts = [around.prompts[int(around.members[place])][0].tolist() for place in places]
+        keys = [f"end:{around.process + number * plan.processes}" for number in range(len(prompts))]
+        pieces = [
+            Piece(prompt, [list(answer.ids)])
+            for prompt, (answer,) in zip(prompts, around.ask(prompts, 1, keys), strict=True)
+        ]
+        self._look_back(pieces)
+        kl = self._divergence(pieces)
+        assert kl is not None, "there is a reference"
+        self._held(kl, step)
+
+    def _held(self, kl: Tensor, step: int) -> tuple[float, int]:
+        """Mean divergence of the answers of all processes, and how many there are; refused beyond the limit."""
+        count, summed = self.around.total(torch.stack([kl.new_tensor(len(kl)), kl.sum()])).tolist()
+        stop_if_exploded(summed / count, self.learner.settings.rollout.kl_limit, step, self.around.folder)
+        return summed / count, int(count)
 
     def _scores(self, samples: Sequence[Sample]) -> Tensor:
         """Rewards of the answers (n), the penalty for unfinished ones taken off."""

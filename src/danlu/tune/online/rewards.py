@@ -161,6 +161,19 @@ def _numbered(sources: Sequence[tuple[str, Reward]]) -> dict[str, Reward]:
     return named
 
 
+def open_sources(entries: Iterable[str | Mapping[str, Any]]) -> list[tuple[str, Reward]]:
+    """Label and reward of each source; functions are imported and their parameters looked at, nothing is scored.
+
+    Args:
+        entries: as :func:`danlu.tune.online.sources.split_sources` gives them.
+
+    Raises:
+        ConfigError: see :func:`danlu.tune.online.sources.parse_source` and :func:`open_reward`.
+    """
+    specs = [parse_source(entry) for entry in entries]
+    return [(spec.label, open_reward(spec)) for spec in specs]
+
+
 def open_rewards(
     entries: Iterable[str | Mapping[str, Any]],
     weights: Sequence[float] = (),
@@ -170,12 +183,11 @@ def open_rewards(
     """All rewards of a run, ready to score.
 
     Args:
-        entries: as :func:`danlu.tune.online.sources.split_sources` gives them.
+        entries: see :func:`open_sources`.
         weights: one for each entry and then for each of ``further``, or none.
         further: rewards that are open already, such as a model, behind the entries.
 
     Raises:
-        ConfigError: see :func:`danlu.tune.online.sources.parse_source`, :func:`open_reward` and :class:`Rewards`.
+        ConfigError: see :func:`open_sources` and :class:`Rewards`.
     """
-    specs = [parse_source(entry) for entry in entries]
-    return Rewards([*((spec.label, open_reward(spec)) for spec in specs), *further], weights)
+    return Rewards([*open_sources(entries), *further], weights)

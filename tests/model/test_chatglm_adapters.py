@@ -1,0 +1,84 @@
+"""Adapters converted for good: of ChatGLM's scripts as folders of today, prefixes as the scripts read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from old_chatglm import old_lora, old_prefix
+from probes import logits_of, random_adapter, random_prefix, token_batch
+from tuning import tune, write_rows
+
+from danlu.core.errors import UsageError
+from danlu.models.adapters import attach
+from danlu.models.chatglm.adapters import convert_adapter
+from danlu.models.loading import load_model
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture
+def glm(tiny_models: dict[str, Path]) -> Path:
+    return tiny_models["glm"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix"])
+def test_one_of_then_is_plain_peft_of_today(glm: Path, tmp_path: Path, kind: str) -> None:
+    from peft import PeftModel
+
+    if kind == "lora":
+        old_lora(tmp_path / "old")
+        (tmp_path / "old" / "value_head.bin").write_bytes(b"of a reward model")
+    else:
+        old_prefix(tmp_path / "old", network=True)
+    folder, ids = convert_adapter(tmp_path / "old", tmp_path / "new", model=str(glm)), token_batch()
+    expected = logits_of(attach(load_model(glm), tmp_path / "old"), ids)
+    found = logits_of(PeftModel.from_pretrained(load_model(glm), folder), ids)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (folder / "value_head.bin").is_file() is (kind == "lora")
+    assert (folder / "prefix_encoder.safetensors").is_file() is (kind == "prefix")
+
+
+@pytest.mark.parametrize("network", [False, True], ids=["table", "network"])
+def test_there_and_back(glm: Path, tmp_path: Path, network: bool) -> None:
+    state = old_prefix(tmp_path / "old", network=network)
+    convert_adapter(tmp_path / "old", tmp_path / "new", model=str(glm))
+    convert_adapter(tmp_path / "new", tmp_path / "back", original=True)
+    back = torch.load(tmp_path / "back" / "pytorch_model.bin", weights_only=True)
+    assert back.keys() == state.keys()
+    for name, value in state.items():
+        torch.testing.assert_close(back[name], value, atol=1e-6, rtol=0)
+    assert f"pre_seq_len=5, prefix_projection={network}" in (tmp_path / "back" / "README.md").read_text()
+
+
+def test_a_run_for_the_official_scripts(glm: Path, tmp_path: Path) -> None:
+    """Its network has other widths than theirs, so they get its table."""
+    run = tune(
+        glm,
+        write_rows(tmp_path / "rows.jsonl"),
+        tmp_path / "run",
+        finetuning_type="p_tuning_v2",
+        pre_seq_len=4,
+        prefix_projection=True,
+    )
+    folder, ids = convert_adapter(run, tmp_path / "official", original=True), token_batch()
+    assert list(torch.load(folder / "pytorch_model.bin")) == ["transformer.prefix_encoder.embedding.weight"]
+    expected = logits_of(attach(load_model(glm), run), ids)
+    torch.testing.assert_close(logits_of(attach(load_model(glm), folder), ids), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_to_convert(glm: Path, tmp_path: Path) -> None:
+    random_adapter(load_model(glm), tmp_path / "lora")
+    with pytest.raises(UsageError, match="nothing to convert"):
+        convert_adapter(tmp_path / "lora", tmp_path / "new", model=str(glm))
+    with pytest.raises(UsageError, match="know prefixes only"):
+        convert_adapter(tmp_path / "lora", tmp_path / "new", model=str(glm), original=True)
+    random_prefix(load_model(glm)).save(tmp_path / "prefix", base=str(glm))
+    with pytest.raises(UsageError, match="nothing to convert"):
+        convert_adapter(tmp_path / "prefix", tmp_path / "new")
+    old_prefix(tmp_path / "old")
+    (tmp_path / "old" / "config.json").unlink()
+    with pytest.raises(UsageError, match="does not say which model"):
+        convert_adapter(tmp_path / "old", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
