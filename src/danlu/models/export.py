@@ -17,6 +17,7 @@ from danlu.core.files import sha256, write_json
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
 from danlu.models.card import model_card
 from danlu.models.chatglm.convert import is_original
+from danlu.models.chatglm.prefix import write_official
 from danlu.models.chatglm.write_back import find_record, load_original, write_back
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, model_folder, stop_ids
@@ -112,7 +113,7 @@ def export(
             bring_code(vars(merged.config), model_folder(model.model), folder)
         parameters = count_parameters(merged)
         if kept is not None:
-            expected = _keep_beside(merged, kept, folder, target)
+            expected = _keep_beside(merged, kept, folder, target, original=original)
         del merged, base
         reloaded = _compare_again(folder, expected, kept, target, record["family"] if record else None)
         report = ExportReport(
@@ -144,9 +145,9 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[str, Any]:
-    """The record of the conversion that is undone; refused for adapters that have no place in the original layout."""
+    """The record of the conversion that is undone; refused for adapters that the original code does not know."""
     kept = next((info for info in infos if not info.mergeable), None)
-    if kept is not None:
+    if kept is not None and kept.kind != "PREFIX_TUNING":
         raise ModelError(
             f"an adapter of the kind {kept.kind} cannot be merged, so it cannot be written in the original layout",
             where=str(kept.path),
@@ -197,7 +198,7 @@ def _rounded(model: Any, dtype: str) -> tuple[Any, float]:
     return rounded, change
 
 
-def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path) -> Any:
+def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path, *, original: bool) -> Any:
     """Write what cannot be merged beside the base; logits of both together in float32."""
     import torch
 
@@ -209,7 +210,10 @@ def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path) -> A
     model.name_or_path = info.base or name  # the base has been merged into; its name says nothing any more
     attached = attach(cast_weights(model, torch.float32), info.path)
     attached.name_or_path = lasting_name(target.absolute())
-    save(attached, folder / ADAPTER_FOLDER)
+    if original:
+        write_official(attached.prefix, model.config, folder / ADAPTER_FOLDER, base=attached.name_or_path)
+    else:
+        save(attached, folder / ADAPTER_FOLDER)
     expected = probe(attached)
     cast_weights(model, dtype)
     return expected
