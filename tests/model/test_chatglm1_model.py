@@ -333,7 +333,7 @@ def test_an_export_is_the_original_layout_with_its_code(chatglm1: Path, tmp_path
     for name in ("configuration_x.py", "modeling_x.py", "quantization.py"):
         (base / name).write_text(f"raise SystemExit('{name} was run')")
     random_adapter(load_model(base), tmp_path / "lora")
-    report = export(plain_model(base, adapters=[tmp_path / "lora"]), tmp_path / "out")
+    report = export(plain_model(base, adapters=[tmp_path / "lora"]), tmp_path / "out", original=True)
     assert {"configuration_x.py", "modeling_x.py", "quantization.py"} <= set(report.files)
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert {key: written.get(key) for key in told} == told
