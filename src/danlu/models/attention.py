@@ -100,9 +100,7 @@ def packed_attention(
     if bounds is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
     always = 0 if before is None else before.shape[2]
@@ -115,10 +113,10 @@ def packed_attention(
         k, v = _joined(before, 0, [keys[i] for i in seen]), _joined(before, 1, [values[i] for i in seen])
         own = k.shape[1] - always
         window = (sliding_window, always) if sliding_window is not None and sliding_window < own else None
-        # what stands before the sequence is seen by all of its tokens anyway
-        sight = Sight(window, k.shape[1] - q.shape[1] + contexts[number] if contexts and contexts[number] > 1 else 0)
-        explicit = softcap is not None or (q.device.type == "cpu" and k.shape[1] <= EXPLICIT_LIMIT)
-        attend = _explicit if explicit else _fused
+        context = contexts[number] if contexts is not None else 0
+        sight = Sight(window, k.shape[1] - q.shape[1] + context if context > 1 else 0)
+        small = q.device.type == "cpu" and k.shape[1] <= EXPLICIT_LIMIT
+        attend = _explicit if small or softcap is not None else _fused
         outputs.append(attend(q, k, v, scale, dropout, sight, softcap).transpose(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
 

@@ -17,11 +17,14 @@ from danlu.core.files import sha256, write_json
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
 from danlu.models.card import model_card
 from danlu.models.chatglm.convert import is_original
+from danlu.models.chatglm.families import generation
 from danlu.models.chatglm.prefix import write_official
 from danlu.models.chatglm.write_back import find_record, load_original, write_back
 from danlu.models.folders import room_for, whole_folder
-from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, stop_ids
+from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, model_folder, stop_ids
+from danlu.models.original_code import bring_code
 from danlu.models.runs import TrainedModel
+from danlu.models.sources import read_folder_json
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
 MARKER = "danlu_export.json"
@@ -108,7 +111,7 @@ def export(
         write = save_weights if record is None else partial(write_back, record=record)
         write(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
         if record is None:
-            tokenizer.save_pretrained(folder)
+            _companions(tokenizer, merged.config, model_folder(model.model), folder)
         parameters = count_parameters(merged)
         if kept is not None:
             expected = _keep_beside(merged, kept, folder, target, original=original)
@@ -138,12 +141,22 @@ def _opened(model: TrainedModel, chat_template: str | None, device: str | None) 
     return base, tokenizer
 
 
+def _companions(tokenizer: Any, config: Any, source: Path, folder: Path) -> None:
+    """What stands beside the weights: the tokenizer, and code that config.json names."""
+    tokenizer.save_pretrained(folder)
+    bring_code(vars(config), source, folder)
+
+
 def _sizes(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
 
 
-def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[str, Any]:
-    """The record of the conversion that is undone; refused for adapters that the original code does not know."""
+def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[str, Any] | None:
+    """The record of the conversion that is undone, None for ChatGLM-6B, which is never converted.
+
+    Raises:
+        ModelError: for adapters that the original code does not know, and models that have no original form.
+    """
     kept = next((info for info in infos if not info.mergeable), None)
     if kept is not None and kept.kind != "PREFIX_TUNING":
         raise ModelError(
@@ -151,6 +164,8 @@ def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[
             where=str(kept.path),
             hint="Leave the format out: base and adapter are then written side by side.",
         )
+    if generation(read_folder_json(model_folder(model.model) / "config.json")) == "v1":
+        return None
     return find_record(model)
 
 
