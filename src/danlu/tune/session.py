@@ -34,6 +34,7 @@ from danlu.tune.batches import Sequences, pack_groups, training_batches
 from danlu.tune.boundary import BoundaryCache, split_dtype
 from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
+from danlu.tune.contexts import check_contexts
 from danlu.tune.learner import Learner, examine
 from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned, family
@@ -105,6 +106,8 @@ class Session:
         plan = make_plan(self.config, shape, rows, planned(self.config), self.decided)
         if self.decided is not None:
             return plan
+        if context_end := getattr(model_config, "context_end_token_id", None):
+            check_contexts(self.store, members, context_end)
         share = 100 * plan.trainable / plan.parameters
         note(
             f"plan: {plan.steps} steps of {plan.batch} sequences, {plan.trainable:,} of {plan.parameters:,} weights "

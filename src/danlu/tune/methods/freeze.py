@@ -53,21 +53,20 @@ def _module_names(layer: Any) -> set[str]:
 
 
 def _unfreeze_extra(model: Any, wanted: tuple[str, ...], dtype: Any) -> None:
-    for name in wanted:
-        found = [
-            (path, parameter)
-            for path, parameter in model.named_parameters(remove_duplicate=False)  # a tied head is listed too
-            if name in path.split(".") and ".layers." not in path
-        ]
-        if not found:
+    every = model.named_parameters(remove_duplicate=False)  # a tied head is listed too
+    outside = [(path.split("."), parameter) for path, parameter in every if ".layers." not in path]
+    present = {part for path, _ in outside for part in path[:-1]}
+    for name in (part for given in wanted for part in known_names(given, present)):
+        if name not in present:
             raise ConfigError(
                 f"the model has no module {name!r} outside its layers",
                 where="freeze_extra_modules",
-                hint="Outside the layers there are for instance embed_tokens, norm and lm_head.",
+                hint=f"Outside the layers there are {', '.join(sorted(present))}.",
             )
-        for _, parameter in found:
-            parameter.requires_grad_(True)
-            parameter.data = parameter.data.to(dtype)
+        for path, parameter in outside:
+            if name in path:
+                parameter.requires_grad_(True)
+                parameter.data = parameter.data.to(dtype)
 
 
 def save(tuned: Tuned, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from danlu.core.console import note
 from danlu.models.adapters import load_prefix, read_adapter
 from danlu.models.soft_prompt import SoftPrompt, warn_of_lost_network
 from danlu.tune.config import TrainConfig
@@ -27,6 +28,8 @@ def put_before(model: Any, config: TrainConfig, make: Callable[[Any], Any]) -> T
         prefix = load_prefix(info, model.config, dropout=config.prefix.prefix_dropout)
         if isinstance(prefix, SoftPrompt):
             warn_of_lost_network(prefix, info.path)
+        if prefix.shape.length != config.prefix.pre_seq_len:
+            note(f"what is continued has {prefix.shape.length} tokens; pre_seq_len does not change that")
     else:
         prefix = make(model)
     return Tuned(model, prefix=prefix.to(model.device))
