@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tiny import FAMILIES, build_chatglm1, build_model
+from tuning import write_rows
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +43,18 @@ def chatglm1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Path:
     """Each tiny model folder in turn."""
     return tiny_models[request.param]
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, Path]) -> Path:
+    """One of them, for tests that need any model."""
+    return tiny_models["llama"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Rows to train on."""
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from pieces import make_tokenizer_model
 from probes import random_adapter
 from tiny import build_tokenizer
 
+from danlu.cli.main import main
 from danlu.core.errors import ModelError, RunError, UsageError
 from danlu.models import shards
 from danlu.models.adapters import attach
@@ -66,6 +67,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"kv_channels": 16},
     {"rope_ratio": 16},
     {"rope_ratio": 16, "_name_or_path": "THUDM/chatglm3-6b-32k"},
+    {"rope_ratio": 500, "_name_or_path": "THUDM/glm-4-9b-chat"},
     {"layernorm_epsilon": 1e-3},
 ]
 
@@ -174,6 +176,27 @@ def test_convert_for_good(original: Path, tmp_path: Path) -> None:
         convert(original, original)
     with pytest.raises(UsageError, match="max_shard_size"):
         convert(original, tmp_path / "again", max_shard_size="big")
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(tmp_path / "model", rope_ratio=16, **NAMELESS)
+    words = ["convert", str(folder), str(tmp_path / "out"), "--max_shard_size", "60KB", "--dtype", "bfloat16"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    words[4] = "0.00006"
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1
+    assert "--family chatglm2-32k" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--family", "chatglm3-32k"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    model = load_model(tmp_path / "out", family="chatglm3")
+    assert model.dtype == torch.bfloat16
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
 
 
 def test_nothing_of_the_folder_is_run(original: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuning import assert_same_run, losses, tune, write_rows
+from tuning import assert_same_run, losses, tune
 
 from danlu.core.checkpoints import follow
 from danlu.core.errors import RunError
@@ -19,16 +19,6 @@ from danlu.tune.tally import Tally
 pytestmark = pytest.mark.model
 
 SAVE = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
-
-
-@pytest.fixture
-def model(tiny_models: dict[str, Path]) -> Path:
-    return tiny_models["llama"]
 
 
 def a_minute_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ class Session:
         tokens_per_step = None if self.open_rollouts else plan.tokens / max(plan.sequences, 1) * plan.batch
         callbacks = [
             Recorder(output, config.output.file_style, tokens_per_step),
-            StopOnNonsense(),
+            StopOnNonsense(compare=self.open_rollouts is None),
             StopOnRequest(),
         ]
         if config.log.early_stopping_steps:

@@ -79,7 +79,8 @@ def is_original(folder: Path) -> bool:
 def converted_family(folder: Path) -> str | None:
     """The ChatGLM family that a folder was converted from, if it was."""
     path = folder / RECORD
-    return str(read_folder_json(path)["family"]) if path.is_file() else None
+    found = read_folder_json(path).get("family") if path.is_file() else None
+    return str(found) if found else None
 
 
 def lasting_folder(folder: Path) -> Path:

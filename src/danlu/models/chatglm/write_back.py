@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from danlu.core.console import warn
 from danlu.core.errors import ModelError
 from danlu.core.files import write_json
-from danlu.models.chatglm.convert import RECORD
+from danlu.models.chatglm.convert import RECORD, converted_family
 from danlu.models.chatglm.layout import Layout, glm_config, read_layout
 from danlu.models.chatglm.tensors import Made, native_tensors, original_tensors
 from danlu.models.loading import model_folder
@@ -49,7 +49,7 @@ def find_record(model: TrainedModel) -> dict[str, Any]:
     while name is not None and name not in seen:
         seen.add(name)
         folder = model_folder(name)
-        if (folder / RECORD).is_file():
+        if converted_family(folder) is not None:
             return read_folder_json(folder / RECORD)
         name = _stands_on(folder)
     raise ModelError(
