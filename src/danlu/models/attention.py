@@ -10,6 +10,7 @@ see one another, in a prefix language model).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -43,6 +44,27 @@ class Sight(NamedTuple):
 CAUSAL = Sight()
 
 
+CHANGES_SCORES = ("position_bias", "sinks", "indices", "block_indices")
+"""Arguments with which a layer asks for other scores than those of its queries and keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a layer does to its scores besides scaling them; see :func:`packed_attention`."""
+
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether PyTorch's kernel can compute them."""
+        return self.softcap is None and self.sinks is None
+
+    def capped(self, scores: Tensor) -> Tensor:
+        """The scores within ± softcap."""
+        return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
+
+
 def register() -> None:
     """Make :data:`PACKED` known to transformers; calling it again changes nothing."""
     from transformers.masking_utils import AttentionMaskInterface
@@ -74,6 +96,8 @@ def packed_attention(
     contexts: Sequence[int] | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    witness: list[Window] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence, both ways inside its context.
@@ -92,18 +116,32 @@ def packed_attention(
         contexts: for each sequence how many of its first tokens are seen by all of its tokens; None: none.
         sliding_window: a token sees only this many tokens, itself included.
         softcap: scores become softcap · tanh(score / softcap).
+        s_aux: (heads), the score of a sink that takes a share of each token's weights and gives nothing (gpt-oss).
+        witness: gets the window of each layer, for those who want to know what the layers ask for.
         kwargs: further arguments of transformers, not needed here.
 
     Returns:
-        (1, T, heads, d) and None.
+        (1, T, heads, d) and None; the width of the values where it is another than that of the keys.
+
+    Raises:
+        TypeError: when the layer wants its scores changed in a way that is not known here.
     """
+    unknown = [name for name in CHANGES_SCORES if kwargs.get(name) is not None]
+    if unknown:
+        raise TypeError(f"packed attention does not know {unknown[0]}")
     if bounds is None:
+        if softcap is not None or s_aux is not None:
+            return _whole(query, key, value, attention_mask, scaling, dropout, Scores(softcap, s_aux)), None
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if witness is not None:
+        witness.append(None if sliding_window is None else (sliding_window, 0))
+    scores = Scores(softcap, s_aux)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
-    always = 0 if before is None else before.shape[2]
     lengths = [end - start for start, end in zip(bounds[:-1], bounds[1:])]
     # splitting once is one concatenation in the backward pass; slicing would fill and add a whole tensor each time
     queries, keys, values = (part[0].split(lengths, 1) for part in (query, key, value))
@@ -111,14 +149,21 @@ def packed_attention(
     for number, q in enumerate(queries):
         seen = [number] if parents is None or parents[number] < 0 else [parents[number], number]
         k, v = _joined(before, 0, [keys[i] for i in seen]), _joined(before, 1, [values[i] for i in seen])
-        own = k.shape[1] - always
-        window = (sliding_window, always) if sliding_window is not None and sliding_window < own else None
-        context = contexts[number] if contexts is not None else 0
-        sight = Sight(window, k.shape[1] - q.shape[1] + context if context > 1 else 0)
-        small = q.device.type == "cpu" and k.shape[1] <= EXPLICIT_LIMIT
-        attend = _explicit if small or softcap is not None else _fused
-        outputs.append(attend(q, k, v, scale, dropout, sight, softcap).transpose(0, 1))
+        always = 0 if before is None else before.shape[2]
+        sight = _sight(k.shape[1], q.shape[1], always, sliding_window, contexts[number] if contexts else 0)
+        if scores.plain and (q.device.type != "cpu" or k.shape[1] > EXPLICIT_LIMIT):
+            output = _fused(q, k, v, scale, dropout, sight)
+        else:
+            output = _explicit(q, k, v, scale, dropout, sight, scores)
+        outputs.append(output.transpose(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
+
+
+def _sight(keys: int, queries: int, always: int, sliding_window: int | None, context: int) -> Sight:
+    """What the queries of one sequence see of its keys, of which ``always`` belong to a prefix."""
+    window = None if sliding_window is None or sliding_window >= keys - always else (sliding_window, always)
+    # what stands before the sequence is seen by all of its tokens anyway
+    return Sight(window, keys - queries + context if context > 1 else 0)
 
 
 def _joined(prefix: Tensor | None, which: int, parts: Sequence[Tensor]) -> Tensor:
@@ -127,28 +172,32 @@ def _joined(prefix: Tensor | None, which: int, parts: Sequence[Tensor]) -> Tenso
     return every[0] if len(every) == 1 else torch.cat(every, dim=1)
 
 
-def _explicit(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight: Sight, softcap: float | None
-) -> Tensor:
+def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight: Sight, scores: Scores) -> Tensor:
     """Attention by matrix products; heads that share a key are one product. All (heads, length, d)."""
     heads, length, width = q.shape
     groups = heads // k.shape[0]
     stacked = _bias(length, k.shape[1], sight, q.dtype, q.device, groups)
     shape = (k.shape[0], groups * length, k.shape[1])
     q = q.reshape(k.shape[0], groups * length, width)
-    if softcap is None:
-        scores = torch.baddbmm(stacked.expand(shape), q, k.transpose(1, 2), alpha=scale)
+    if scores.softcap is None:
+        told = torch.baddbmm(stacked.expand(shape), q, k.transpose(1, 2), alpha=scale)
     else:
-        scores = torch.tanh(torch.bmm(q, k.transpose(1, 2)) * (scale / softcap)) * softcap + stacked
-    weights = scores.softmax(-1)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return torch.bmm(weights, v).view(heads, length, width)
+        told = scores.capped(torch.bmm(q, k.transpose(1, 2)) * scale) + stacked
+    sinks = None if scores.sinks is None else scores.sinks.view(k.shape[0], groups, 1).expand(-1, -1, length)
+    weights = _weights(told, None if sinks is None else sinks.reshape(k.shape[0], groups * length, 1), dropout)
+    return torch.bmm(weights, v).view(heads, length, v.shape[2])
 
 
-def _fused(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight: Sight, softcap: float | None
-) -> Tensor:
+def _weights(told: Tensor, sinks: Tensor | None, dropout: float) -> Tensor:
+    """Softmax over the last axis of scores (…, queries, keys), with a sink (…, queries, 1) that takes its share."""
+    if sinks is None:
+        weights = told.softmax(-1)
+    else:
+        weights = torch.cat((told, sinks.to(told.dtype)), dim=-1).softmax(-1)[..., :-1]
+    return F.dropout(weights, dropout) if dropout else weights
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight: Sight) -> Tensor:
     """Attention by PyTorch's kernel."""
     plain = q.shape[1] == k.shape[1] and sight == CAUSAL
     mask = None if plain else _bias(q.shape[1], k.shape[1], sight, q.dtype, q.device)
@@ -162,6 +211,30 @@ def _fused(
         dropout_p=dropout,
         enable_gqa=q.shape[0] != k.shape[0],
     )[0]
+
+
+def _whole(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    scores: Scores,
+) -> Tensor:
+    """Attention of ordinary batches (rows, heads, length, d) whose scores PyTorch's kernel cannot change."""
+    rows, heads, length, width = query.shape
+    groups = heads // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    told = scores.capped(query @ key.transpose(2, 3) * (width**-0.5 if scaling is None else scaling))
+    if mask is None:
+        told = told + _bias(length, key.shape[2], CAUSAL, told.dtype, told.device)
+    elif mask.dtype == torch.bool:
+        told = told.masked_fill(~mask, torch.finfo(told.dtype).min)  # padding sees nothing, and must not become nan
+    else:
+        told = told + mask
+    sinks = None if scores.sinks is None else scores.sinks.view(1, heads, 1, 1).expand(rows, heads, length, 1)
+    return (_weights(told, sinks, dropout) @ value).transpose(1, 2).contiguous()
 
 
 @lru_cache(maxsize=32)

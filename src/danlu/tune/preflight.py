@@ -47,6 +47,8 @@ class Shape:
     tables: int
     linear: int
     """Weights of linear layers, without the output layer: what quantisation makes smaller."""
+    experts: int
+    """Weights of experts that are one tensor a layer, which adapters do not reach."""
     model: Any
     """The configuration itself, to build the model from."""
 
@@ -124,16 +126,16 @@ def read_shape(model_config: Any) -> Shape:
     from danlu.tune.methods.peft_adapters import linear_names
 
     model = _without_weights(model_config)
-    heads = model_config.num_attention_heads
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=model_config.hidden_size,
         intermediate=getattr(model_config, "intermediate_size", None) or 4 * model_config.hidden_size,
         layers=model_config.num_hidden_layers,
-        heads=heads,
+        heads=getattr(model_config, "num_attention_heads", None) or 0,  # a state space has none
         vocabulary=model_config.vocab_size,
         tables=sum(weight.numel() for weight in _tables(model)),
         linear=sum(layer.weight.numel() for layers in linear_names(model).values() for layer in layers),
+        experts=sum(one.numel() for name, one in model.named_parameters() if one.ndim == 3 and ".experts." in name),
         model=model_config,
     )
 
