@@ -47,9 +47,12 @@ def test_one_of_then_is_plain_peft_of_today(glm: Path, tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize("network", [False, True], ids=["table", "network"])
-def test_there_and_back(glm: Path, tmp_path: Path, network: bool) -> None:
-    state = old_prefix(tmp_path / "old", network=network)
-    convert_adapter(tmp_path / "old", tmp_path / "new", model=str(glm))
+@pytest.mark.parametrize("generation", ["first", "later"])
+def test_there_and_back(glm: Path, chatglm1: Path, tmp_path: Path, generation: str, network: bool) -> None:
+    first = generation == "first"
+    sizes = {"width": 3 * 2 * 64, "embedding": 64} if first else {}
+    state = old_prefix(tmp_path / "old", network=network, **sizes)
+    convert_adapter(tmp_path / "old", tmp_path / "new", model=str(chatglm1 if first else glm))
     convert_adapter(tmp_path / "new", tmp_path / "back", original=True)
     back = torch.load(tmp_path / "back" / "pytorch_model.bin", weights_only=True)
     assert back.keys() == state.keys()

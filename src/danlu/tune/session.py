@@ -205,7 +205,9 @@ class Session:
         if tuned.prefix is not None and not abilities.packed:
             raise RunError(
                 f"{config.method.finetuning_type} needs packed attention, which this model's code does not allow",
-                hint="Leave flash_attn out, or use another method, for instance finetuning_type=lora.",
+                hint="Use another method, for instance finetuning_type=lora."
+                if config.model.flash_attn in ("auto", "packed")
+                else "Leave flash_attn out.",
             )
         cache = self._boundary_cache(tuned, members)
         learner = Learner(tuned.model, abilities, tuned.prefix, cache, config)

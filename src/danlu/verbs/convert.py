@@ -41,7 +41,11 @@ def convert(source: str | Path, target: str | Path, **keys: Any) -> Path:
     if options.model or _is_adapter(source):
         return _adapter(source, target, options)
     if options.convert_format == "original":
-        raise UsageError("only a prefix goes back to its original form here", hint="danlu export --format original")
+        raise UsageError(
+            "only a prefix is written in its original form here, and this is none",
+            where=str(source),
+            hint="danlu export --format original writes a model in its original layout.",
+        )
     from danlu.models.chatglm.convert import RECORD
     from danlu.models.folders import whole_folder
     from danlu.models.sources import resolve_model
