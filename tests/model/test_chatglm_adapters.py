@@ -18,7 +18,7 @@ from danlu.models.adapters import attach
 from danlu.models.chatglm.adapters import convert_adapter
 from danlu.models.export import export
 from danlu.models.loading import load_model
-from danlu.models.runs import open_run
+from danlu.models.runs import open_run, plain_model
 from danlu.verbs.convert import convert
 
 pytestmark = pytest.mark.model
@@ -98,6 +98,15 @@ def test_the_whole_round(tmp_path: Path, network: bool) -> None:
     torch.testing.assert_close(
         logits_of(again, ids), logits_of(attach(load_model(base), run), ids), atol=1e-4, rtol=1e-4
     )
+
+
+def test_the_first_generation_is_exported_for_its_code_too(chatglm1: Path, tmp_path: Path) -> None:
+    state = old_prefix(tmp_path / "old", network=True, width=3 * 2 * 64, embedding=64)
+    export(plain_model(str(chatglm1), [str(tmp_path / "old")]), tmp_path / "out", original=True)
+    written = torch.load(tmp_path / "out" / "adapter" / "pytorch_model.bin", weights_only=True)
+    assert written.keys() == state.keys()
+    for name, value in state.items():
+        torch.testing.assert_close(written[name], value, atol=1e-6, rtol=0)
 
 
 def test_a_prefix_that_is_taken_for_the_model(tmp_path: Path) -> None:

@@ -79,8 +79,9 @@ def has_prefix(folder: Path) -> bool:
 
 
 def is_prefix_alone(folder: Path) -> bool:
-    """Whether a folder holds an official prefix and no other weights."""
-    return has_prefix(folder) and all(name.startswith(START) for name in Shards(folder).stored)
+    """Whether a folder holds an official prefix and no other weights. Several files are a whole model, unopened."""
+    files = [file for pattern in PATTERNS.values() for file in folder.glob(pattern)]
+    return len(files) == 1 and all(name.startswith(START) for name in Shards(folder).stored)
 
 
 def count_prefix(folder: Path) -> int:
