@@ -149,19 +149,28 @@ def packed_attention(
         witness.append(sliding_window)
     scale = scaling or query.shape[-1] ** -0.5
     before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
-    lengths = [end - start for start, end in zip(bounds[:-1], bounds[1:])]
-    # split once: one concatenation in the backward pass, where slices would fill and add a whole tensor each time
-    queries, keys, values = (part[0].split(lengths, 1) for part in (query, key, value))
+    queries, keys, values = (_split(part, bounds) for part in (query, key, value))
     outputs: list[Tensor] = []
     for number, q in enumerate(queries):
         seen = [number] if parents is None or parents[number] < 0 else [parents[number], number]
         k, v = _joined(before, 0, [keys[i] for i in seen]), _joined(before, 1, [values[i] for i in seen])
-        window = sliding_window if sliding_window and sliding_window < k.shape[1] else None
-        # what stands before the sequence is seen by all of its tokens anyway
-        context = contexts[number] if contexts and contexts[number] > 1 else 0
-        sight = Sight(window, k.shape[1] - q.shape[1] + context if context else 0)
+        sight = _sight(q, k, sliding_window, contexts[number] if contexts else 0)
         outputs.append(_kernel(q, k, scores)(q, k, v, scale, dropout, sight, scores).transpose(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
+
+
+def _split(part: Tensor, bounds: Sequence[int]) -> tuple[Tensor, ...]:
+    """The sequences of a packed row (1, heads, T, d), each (heads, length, d).
+
+    They are split at once: the backward pass then concatenates, where slices would fill and add a whole tensor each.
+    """
+    return part[0].split([end - start for start, end in zip(bounds[:-1], bounds[1:])], 1)
+
+
+def _sight(q: Tensor, k: Tensor, window: int | None, context: int) -> Sight:
+    """What queries see of keys: those in front of the sequence, and its first ``context`` ones, are seen by all."""
+    narrow = window if window and window < k.shape[1] else None
+    return Sight(narrow, k.shape[1] - q.shape[1] + context if context > 1 else 0)
 
 
 def _kernel(q: Tensor, k: Tensor, scores: Scores) -> Callable[..., Tensor]:
