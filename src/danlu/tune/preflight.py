@@ -16,6 +16,7 @@ from typing import Any
 from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
 from danlu.core.ranks import Ranks
+from danlu.models.memory import free_memory
 from danlu.models.quantize import Quantization
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
@@ -231,26 +232,6 @@ def _layers_with_gradient(shape: Shape, config: TrainConfig) -> int:
     if config.method.finetuning_type == "freeze" and 0 < count <= shape.layers:
         return count
     return shape.layers
-
-
-def free_memory() -> int:
-    """Bytes that a run may use: of the first GPU if there is one, of the machine otherwise."""
-    import torch
-
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return int(free)
-    for line in _read_meminfo():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    import os
-
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _read_meminfo() -> list[str]:
-    path = Path("/proc/meminfo")
-    return path.read_text(encoding="ascii").splitlines() if path.exists() else []
 
 
 def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:
