@@ -332,9 +332,12 @@ def test_an_export_is_the_original_layout_with_its_code(chatglm1: Path, tmp_path
     (base / "config.json").write_text(json.dumps(told))
     for name in ("configuration_x.py", "modeling_x.py", "quantization.py"):
         (base / name).write_text(f"raise SystemExit('{name} was run')")
+    (base / "tokenizer_config.json").write_text((base / "tokenizer_config.json").read_text() + "\n")
     random_adapter(load_model(base), tmp_path / "lora")
     report = export(plain_model(base, adapters=[tmp_path / "lora"]), tmp_path / "out", original=True)
     assert {"configuration_x.py", "modeling_x.py", "quantization.py"} <= set(report.files)
+    name = "tokenizer_config.json"
+    assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert {key: written.get(key) for key in told} == told
     ids = torch.tensor(SEQUENCES[:1])

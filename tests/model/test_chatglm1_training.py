@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from methods_tried import METHODS, Watch
+from pieces import make_tokenizer_model
 from probes import logits_of
 from test_chatglm1_model import SEQUENCES, SOP
 from test_matrix import (
@@ -19,6 +21,7 @@ from test_matrix import (
 )
 from test_matrix import rows as stage_rows  # noqa: F401  (a fixture)
 from test_resume import killed_at
+from tiny import build_chatglm1
 from tuning import assert_same_run, losses, tune
 
 from danlu.core.errors import ConfigError, DataError, ModelError
@@ -26,8 +29,9 @@ from danlu.data.encode import EncodingReport
 from danlu.data.templates import Encoded
 from danlu.data.tokens import Item, TokenStore, write_store
 from danlu.models.adapters import merge
+from danlu.models.export import export
 from danlu.models.loading import load_model
-from danlu.models.runs import open_run
+from danlu.models.runs import open_run, plain_model
 from danlu.tune import methods
 from danlu.tune.contexts import check_contexts
 from danlu.tune.methods.old_names import known_names
@@ -170,3 +174,36 @@ def test_where_contexts_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for number, wrong in enumerate((late, itself)):
         with pytest.raises(DataError, match="row 0"):
             check_contexts(kept(tmp_path / str(number), wrong), [0], SOP)
+
+
+def test_from_an_original_folder_to_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a tokenizer of the released kind: several rounds are trained, exported, and opened from what was written."""
+    ids = {"bos_token_id": 504, "eos_token_id": 505, "mask_token_id": 500, "gmask_token_id": 501, "pad_token_id": 3}
+    made, base = build_chatglm1(tmp_path / "made", vocab_size=528, **ids), tmp_path / "chatglm-6b"
+    base.mkdir()
+    for file in ("config.json", "generation_config.json", "model.safetensors"):
+        (made / file).rename(base / file)
+    make_tokenizer_model(base, "chatglm1")
+    rows = [
+        {
+            "instruction": f"what is {n}",
+            "input": "",
+            "output": f"it is {n}",
+            "history": [["a run", "a folder"]] * (n % 2),
+        }
+        for n in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = tune(base, tmp_path / "rows.jsonl", tmp_path / "run", num_train_epochs=8)
+    told = capsys.readouterr().err
+    assert "4 conversations became a sequence for each answer" in told
+    assert "<sop>" not in told
+    assert losses(run)[-1] < 0.8 * losses(run)[0]
+    report = export(open_run(run), tmp_path / "out", original=True)
+    assert {"ice_text.model", "tokenizer_config.json", "config.json", "model.safetensors"} <= set(report.files)
+    assert (tmp_path / "out" / "tokenizer_config.json").read_bytes() == (base / "tokenizer_config.json").read_bytes()
+    (here, tokenizer), (there, again) = open_run(run).load(), plain_model(str(tmp_path / "out")).load()
+    question = torch.tensor([tokenizer("what is 3")["input_ids"]])
+    assert question[0, -2:].tolist() == [501, 504]
+    assert again("what is 3")["input_ids"] == question[0].tolist()
+    torch.testing.assert_close(logits_of(there, question), logits_of(here, question), rtol=1e-3, atol=1e-3)

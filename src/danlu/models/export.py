@@ -19,7 +19,7 @@ from danlu.models.card import model_card
 from danlu.models.chatglm.convert import is_original
 from danlu.models.chatglm.families import generation
 from danlu.models.chatglm.prefix import write_official
-from danlu.models.chatglm.write_back import find_record, load_original, write_back
+from danlu.models.chatglm.write_back import copy_companions, find_record, load_original, write_back
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, model_folder, stop_ids
 from danlu.models.original_code import bring_code
@@ -111,7 +111,7 @@ def export(
         write = save_weights if record is None else partial(write_back, record=record)
         write(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
         if record is None:
-            _companions(tokenizer, merged.config, model_folder(model.model), folder)
+            _companions(tokenizer, merged.config, model_folder(model.model), folder, original=original)
         parameters = count_parameters(merged)
         if kept is not None:
             expected = _keep_beside(merged, kept, folder, target, original=original)
@@ -141,10 +141,13 @@ def _opened(model: TrainedModel, chat_template: str | None, device: str | None) 
     return base, tokenizer
 
 
-def _companions(tokenizer: Any, config: Any, source: Path, folder: Path) -> None:
-    """What stands beside the weights: the tokenizer, and code that config.json names."""
-    tokenizer.save_pretrained(folder)
-    bring_code(vars(config), source, folder)
+def _companions(tokenizer: Any, config: Any, source: Path, folder: Path, *, original: bool) -> None:
+    """What stands beside the weights: the tokenizer, and code that config.json names; or what the original has."""
+    if original:
+        copy_companions(source, vars(config), folder)
+    else:
+        tokenizer.save_pretrained(folder)
+        bring_code(vars(config), source, folder)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

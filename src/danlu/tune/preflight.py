@@ -127,6 +127,7 @@ def read_shape(model_config: Any) -> Shape:
     from danlu.tune.methods.peft_adapters import linear_names
 
     model = _without_weights(model_config)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=model_config.hidden_size,
@@ -134,17 +135,11 @@ def read_shape(model_config: Any) -> Shape:
         layers=model_config.num_hidden_layers,
         heads=getattr(model_config, "num_attention_heads", None) or 0,  # a state space has none
         vocabulary=model_config.vocab_size,
-        tables=sum(weight.numel() for weight in _tables(model)),
+        tables=sum(weight.numel() for weight in {end.weight for end in ends if end is not None}),
         linear=sum(layer.weight.numel() for layers in linear_names(model).values() for layer in layers),
         experts=sum(one.numel() for name, one in model.named_parameters() if one.ndim == 3 and ".experts." in name),
         model=model_config,
     )
-
-
-def _tables(model: Any) -> list[Any]:
-    """The embeddings and the output head, each weight once."""
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return list({id(end.weight): end.weight for end in ends if end is not None}.values())
 
 
 def _without_weights(model_config: Any) -> Any:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMPANIONS = (
     "*.py",
     "tokenizer.model",
+    "ice_text.model",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -99,7 +100,7 @@ def write_back(
         legacy_bin=legacy_bin,
     )
     _write_configs(record, folder, layout, dtype)
-    _copy_companions(source, record["config"], folder)
+    copy_companions(source, record["config"], folder)
 
 
 def _check_state(state: Mapping[str, Any], layout: Layout, source: Path) -> None:
@@ -143,13 +144,14 @@ def _write_configs(record: Mapping[str, Any], folder: Path, layout: Layout, dtyp
         write_json(folder / "generation_config.json", record["generation_config"])
 
 
-def _copy_companions(source: Path, config: Mapping[str, Any], folder: Path) -> None:
+def copy_companions(source: Path, config: Mapping[str, Any], folder: Path) -> None:
+    """Copy tokenizer, code and licence of an original folder as they are; say what is not there."""
     for pattern in COMPANIONS:
         for file in source.glob(pattern) if source.is_dir() else ():
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
     missing = [name for name in code_files(config) if not (folder / name).is_file()]
-    if not (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json", "ice_text.model")):
         missing.append("tokenizer.model")
     if missing:
         warn(
