@@ -8,30 +8,26 @@ Measured are the likeliest answers to questions that were not trained on. It is 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from record import HERE, conditions, main
+
 import danlu
 from danlu.core.config import build, read_yaml
 from danlu.core.events import read_events
 from danlu.core.files import sha256
-from danlu.core.manifest import installed_versions
 from danlu.data.schema import Conversation, Message
 from danlu.evaluate.statistics import bootstrap_interval, paired_difference
 from danlu.tune.config import TrainConfig
 from danlu.tune.online.rewards import open_rewards
 from danlu.tune.online.samples import Sample
 
-HERE = Path(__file__).resolve().parent
 NAMES = ("grpo", "ppo")
-PACKAGES = ("danlu", "torch", "transformers", "peft")
 TOLD = ("reward", "kl", "entropy", "length")
 """What is recorded of every rollout."""
 
@@ -77,22 +73,9 @@ def run(name: str, runs: Path) -> dict[str, Any]:
         "rollouts": [{"step": event["step"], **{key: round(event[key], 4) for key in TOLD}} for event in curve],
         "data": {Path(file).name: sha256(Path(file)) for file in (*config.data.dataset, *config.data.eval_dataset)},
         "seconds": {"training": round(trained), "all": round(time.monotonic() - started)},
-        "versions": {**installed_versions(PACKAGES), "python": platform.python_version()},
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores, no GPU",
+        **conditions(),
     }
 
 
-def main() -> None:
-    """Run the example that is named and write its result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=NAMES)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs (default: runs)")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the result")
-    words = parser.parse_args()
-    words.results.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(run(words.name, words.runs), indent=2, ensure_ascii=False)
-    (words.results / f"{words.name}.json").write_text(text + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, NAMES, run)

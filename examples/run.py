@@ -8,27 +8,23 @@ Everything is done by danlu's own verbs; this file only puts the numbers side by
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from record import HERE, conditions, main
+
 import danlu
 from danlu.core.config import read_yaml
 from danlu.core.files import sha256
-from danlu.core.manifest import installed_versions
 from danlu.core.run import RunDirectory
 from danlu.evaluate.statistics import bootstrap_interval, paired_difference, wilson_interval
 from danlu.tune.config import TrainConfig
 
-HERE = Path(__file__).resolve().parent
 HELD_OUT = HERE / "data" / "pairs_heldout.jsonl"
-PACKAGES = ("danlu", "torch", "transformers", "peft")
 
 Rows = Sequence[Mapping[str, float]]
 """What `danlu eval` wrote of every pair, in the order of the pairs."""
@@ -179,8 +175,7 @@ def run(name: str, runs: Path, **options: Any) -> dict[str, Any]:
         "rows": sum(source.rows for source in RunDirectory(folder).read_manifest().data),
         "seconds": {"training": round(trained), "all": round(time.monotonic() - started)},
         "cpu_seconds": {"training": round(cpu_trained), "all": round(time.process_time() - cpu)},
-        "versions": {**installed_versions(PACKAGES), "python": platform.python_version()},
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores, no GPU",
+        **conditions(),
     }
 
 
@@ -189,17 +184,5 @@ def against(baseline: Sequence[float], right: Sequence[float]) -> dict[str, Any]
     return asdict(paired_difference(baseline, right, yes_or_no=True))
 
 
-def main() -> None:
-    """Run the example that is named and write its result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(BEFORE))
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs (default: runs)")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the result")
-    words = parser.parse_args()
-    words.results.mkdir(parents=True, exist_ok=True)
-    result = run(words.name, words.runs)
-    (words.results / f"{words.name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, sorted(BEFORE), run)

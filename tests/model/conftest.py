@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tiny import FAMILIES, build_chatglm1, build_model
+from tuning import write_rows
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +24,35 @@ def _imports_are_no_garbage() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+NOT_COUNTED = frozenset(
+    {"compute", "data", "encode", "generate", "grpo", "log", "optimizer", "output", "parallel", "ppo", "preference"}
+    | {"rollout", "task", "trainer"}
+)
+"""Groups of options that do not change which weights are trained."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _weights_are_counted_once() -> Iterator[None]:
+    """Each plan counts the trained weights on a model without any, which takes a sixth of a small training."""
+    from danlu.tune import preflight
+
+    known: dict[tuple[str, str], int] = {}
+    own = preflight.trainable_parameters
+
+    def counted(shape: Any, config: Any) -> int:
+        if config.model.adapter_name_or_path:
+            return own(shape, config)
+        options = config.model_dump_json(exclude=NOT_COUNTED)
+        key = (shape.model.to_json_string(use_diff=False), options)
+        if key not in known:
+            known[key] = own(shape, config)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "trainable_parameters", counted)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +72,18 @@ def chatglm1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Path:
     """Each tiny model folder in turn."""
     return tiny_models[request.param]
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, Path]) -> Path:
+    """One of them, for tests that need any model."""
+    return tiny_models["llama"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Rows to train on."""
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.fixture(autouse=True)

@@ -8,24 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuning import assert_same_run, assert_same_weights, tune, write_rows
+from tuning import assert_same_run, assert_same_weights, tune
 
 from danlu.core.errors import ConfigError, DanluError, DataError, ModelError, RunError, UsageError
-from danlu.tune.callbacks import Recorder
+from danlu.tune.callbacks import Recorder, exploded
+from danlu.tune.checkpoints import whole_or_absent
 from danlu.tune.trainer import DanluTrainer
 
 pytestmark = pytest.mark.model
 SAVE = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
-
-
-@pytest.fixture
-def model(tiny_models: dict[str, Path]) -> Path:
-    return tiny_models["llama"]
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, place: str, at: int, error: Exception) -> None:
@@ -55,16 +46,12 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, place: str, at: int, error: Excep
         monkeypatch.setattr("peft.peft_model.safe_save_file", failing(safetensors.torch.save_file))
 
 
-@pytest.mark.parametrize("place", ["optimizer", "weights"])
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(28, "No space left on device"),
-        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
-        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ],
-    ids=["os", "torch", "safetensors"],
-)
+OS = OSError(28, "No space left on device")
+TORCH = RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+SAFETENSORS = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(("place", "error"), [("optimizer", TORCH), ("weights", SAFETENSORS)], ids=["torch", "weights"])
 def test_a_full_disk_leaves_the_last_checkpoint(
     place: str, error: Exception, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,27 +67,32 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert_same_run(whole, tune(model, data, run, **SAVE))
 
 
-def test_what_torch_says_of_a_full_disk_is_put_into_words(
-    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = "[enforce fail at inline_container.cc:672] . unexpected pos 18039680 vs 18039572"
-    full_disk(monkeypatch, "optimizer", 2, RuntimeError(words))
-    with pytest.raises(RunError, match="the checkpoint of step 2 cannot be written: the disk is full"):
-        tune(model, data, tmp_path / "run", **SAVE)
-
-
-def test_other_errors_of_a_writer_are_not_called_a_full_disk(
-    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full_disk(monkeypatch, "optimizer", 2, RuntimeError("a bug"))
-    with pytest.raises(RuntimeError, match="a bug"):
-        tune(model, data, tmp_path / "run", **SAVE)
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OS, r"what is written cannot be written.*No space left"),
+        (TORCH, r"what is written cannot be written.*file write failed"),
+        (SAFETENSORS, r"what is written cannot be written.*No space left"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 18039680 vs 18039572"),
+            "what is written cannot be written: the disk is full",
+        ),
+        (RuntimeError("a bug"), "^a bug$"),
+    ],
+)
+def test_errors_of_a_writer_are_put_into_words(error: Exception, told: str, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    with pytest.raises((RunError, RuntimeError), match=told), whole_or_absent(work, what="what is written"):
+        work.mkdir()
+        (work / "half").write_text("")
+        raise error
+    assert not work.exists()
 
 
 def test_a_full_disk_at_the_end(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        full_disk(patch, "weights", 6, OSError(28, "No space left on device"))
+        full_disk(patch, "weights", 6, OS)
         with pytest.raises(RunError, match=r"the trained model cannot be written.*No space left"):
             tune(model, data, run, max_steps=6)
     assert not (run / "adapter_model.safetensors").exists()
@@ -120,6 +112,29 @@ def test_a_loss_that_is_no_number(model: Path, data: Path, tmp_path: Path, monke
         with pytest.raises(RunError, match=r"loss became nan at step 4.*learning_rate.*checkpoint-2"):
             tune(model, data, run, **SAVE, logging_steps=logging)
         assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([2.0, 8.0, 9.0, 7.5], True),
+        ([2.0, 8.0, 9.0], False),  # nothing stays yet
+        ([2.0, 90.0, 90.0, 6.9], False),
+        ([0.01, 0.3, 0.4, 0.3], False),  # other rows, not other weights
+        ([0.7, 0.2, 30.0, 40.0, 50.0], True),
+    ],
+)
+def test_a_loss_that_explodes(losses: list[float], told: bool) -> None:
+    assert exploded(losses) == told
+
+
+@pytest.mark.parametrize(("rate", "told"), [(1.0, 1), (1e-3, 0)])
+def test_a_learning_rate_that_is_too_high_is_told_once(
+    rate: float, told: int, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tune(model, data, tmp_path / "run", finetuning_type="full", learning_rate=rate, max_steps=8)
+    assert capsys.readouterr().err.count("learning_rate=1 is probably too high") == told
+    assert (run / "events.jsonl").read_text().count("loss_exploded") == told
 
 
 def test_folders_of_other_runs(model: Path, data: Path, tmp_path: Path) -> None:
@@ -179,8 +194,8 @@ def test_model_folders_that_lack_something(model: Path, data: Path, tmp_path: Pa
         tune(tmp_path / "config", data, tmp_path / "run4")
     run = tune(tmp_path / "template", data, tmp_path / "run5", template="chatml", max_steps=1)
     assert "im_start" in (run / "chat_template.jinja").read_text()
-    with pytest.raises(UsageError, match=r"no template named 'chatlm'.*chatml"):
-        tune(tmp_path / "template", data, tmp_path / "run6", template="chatlm")
+    with pytest.raises(UsageError, match=r"no template named 'chatmll'.*chatml"):
+        tune(tmp_path / "template", data, tmp_path / "run6", template="chatmll")
 
 
 def test_data_that_cannot_be_trained_on(model: Path, data: Path, tmp_path: Path) -> None:

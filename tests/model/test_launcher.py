@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import free_port, together
+from processes import Child, free_port, together
 from tuning import losses, tune, write_rows
+
+from danlu.__main__ import main as app
 
 pytestmark = pytest.mark.model
 
@@ -29,18 +31,22 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def start(model: Path, data: Path, output: Path, **options: Any) -> subprocess.Popen[str]:
-    """A command of a user, on its own terminal as it were."""
+def command(model: Path, data: Path, output: Path, **options: Any) -> list[str]:
+    """What a user types behind `danlu`."""
     named = {"model_name_or_path": model, "dataset": data, "output_dir": output, **OPTIONS, **options}
-    words = [sys.executable, "-m", "danlu", "train", *(f"{key}={value}" for key, value in named.items())]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return ["train", *(f"{key}={value}" for key, value in named.items())]
 
 
-def until(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def start(words: list[str], log: Path) -> Child:
+    """A command of a user, on its own terminal as it were; only its workers have to import everything anew."""
+    return Child(lambda: app(words), log)
+
+
+def until(done: Callable[[], bool], child: Child) -> None:
     """Wait for something that the process does."""
     deadline = time.monotonic() + 200
     while not done():
-        assert process.poll() is None, process.communicate()
+        assert child.running(), child.log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -64,52 +70,56 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-def test_killed_then_interrupted_then_finished(tiny_models: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    model, run = tiny_models["llama"], tmp_path / "run"
-    launcher = start(model, data, run, nproc=2)
+def test_killed_then_interrupted_then_finished(model: Path, data: Path, tmp_path: Path) -> None:
+    run, logs = tmp_path / "run", [tmp_path / name for name in ("killed", "interrupted", "finished")]
+    words = command(model, data, run, nproc=2)
+    launcher = start(words, logs[0])
     until((run / "checkpoint-4").exists, launcher)
     os.kill(workers_of(launcher.pid)[1], signal.SIGKILL)
-    _, told = launcher.communicate(timeout=60)
-    assert launcher.returncode == 1
+    assert launcher.wait() == 1
+    told = logs[0].read_text()
     assert "rank-1.log: rank 1 was ended by SIGKILL" in told
     assert "The end of its log:\n  ready after" in told
     assert told.count("error:") == 1
     assert "Traceback" not in told
     assert not workers_of(launcher.pid)
 
-    launcher = start(model, data, run, nproc=2)
+    launcher = start(words, logs[1])
     lines = len((run / "trainer_log.jsonl").read_text().splitlines())
     until(lambda: len((run / "trainer_log.jsonl").read_text().splitlines()) > lines + 2, launcher)
-    launcher.send_signal(signal.SIGINT)
-    _, told = launcher.communicate(timeout=60)
-    assert launcher.returncode == 1
+    os.kill(launcher.pid, signal.SIGINT)
+    assert launcher.wait() == 1
+    told = logs[1].read_text()
     assert "resuming from" in told
     assert "as you asked; it is saved" in told
     assert told.count("error:") == 1
     assert not workers_of(launcher.pid)
 
-    log = tmp_path / "log"
-    assert together(2, lambda rank: tune(model, data, run, **OPTIONS), log) == [0, 0], log.read_text()
-    whole = tune(model, data, tmp_path / "whole", **{**OPTIONS, "per_device_train_batch_size": 4})
+    finished = {**OPTIONS, "save_strategy": "no"}
+    assert together(2, lambda rank: tune(model, data, run, **finished), logs[2]) == [0, 0], logs[2].read_text()
+    whole = tune(model, data, tmp_path / "whole", **{**finished, "per_device_train_batch_size": 4})
     assert losses(run) == pytest.approx(losses(whole), rel=1e-3)
 
 
-def test_two_machines(tiny_models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+def test_two_machines(model: Path, data: Path, tmp_path: Path) -> None:
     options = {"num_train_epochs": 1, "nnodes": 2, "master_port": free_port(), "master_addr": "127.0.0.1"}
     run = tmp_path / "run"
-    machines = [start(tiny_models["llama"], data, run, node_rank=number, **options) for number in (1, 0)]
-    told = [machine.communicate(timeout=200)[1] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], told
-    assert "train metrics" in told[1]
-    assert "train metrics" not in told[0]
+    logs = [tmp_path / f"machine-{number}" for number in (0, 1)]
+    machines = [start(command(model, data, run, node_rank=number, **options), logs[number]) for number in (1, 0)]
+    codes = [machine.wait() for machine in machines]
+    first, second = (log.read_text() for log in logs)
+    assert codes == [0, 0], first + second
+    assert "train metrics" in first
+    assert "train metrics" not in second
     assert sorted(file.name for file in (run / "logs").iterdir()) == ["rank-0.log", "rank-1.log"]
     whole = {**OPTIONS, "num_train_epochs": 1, "per_device_train_batch_size": 4}
-    assert losses(run) == pytest.approx(losses(tune(tiny_models["llama"], data, tmp_path / "whole", **whole)), rel=1e-4)
+    assert losses(run) == pytest.approx(losses(tune(model, data, tmp_path / "whole", **whole)), rel=1e-4)
 
 
 def test_an_error_before_the_start_is_said_once(data: Path, tmp_path: Path) -> None:
-    launcher = start(tmp_path / "nothing", data, tmp_path / "run", nproc=2)
-    _, told = launcher.communicate(timeout=60)
-    assert launcher.returncode == 1
-    assert told.count("error:") == 1
+    words = command(tmp_path / "nothing", data, tmp_path / "run", nproc=2)
+    begun = [sys.executable, "-m", "danlu", *words]
+    done = subprocess.run(begun, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count("error:") == 1
     assert not (tmp_path / "run" / "logs").exists()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tuning import tune, write_rows
+from tuning import tune
 
 from danlu.models.loading import load_tokenizer
 from danlu.verbs.evaluate import evaluate, predict
@@ -16,16 +16,6 @@ from danlu.verbs.train import train
 pytestmark = pytest.mark.model
 
 SHORT = {"max_new_tokens": 4}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
-
-
-@pytest.fixture
-def model(tiny_models: dict[str, Path]) -> Path:
-    return tiny_models["llama"]
 
 
 def labels(file: Path) -> list[str]:

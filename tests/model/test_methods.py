@@ -11,7 +11,7 @@ import torch
 from methods_tried import METHODS, Watch, kind_of
 from probes import logits_of, token_batch
 from tiny import FAMILIES
-from tuning import history, losses, tune, weights, write_rows
+from tuning import history, losses, tune, weights
 
 from danlu.core.config import build
 from danlu.core.errors import ConfigError, DanluError, ModelError
@@ -30,11 +30,6 @@ FIRST = ("full", "freeze", "lora", "p_tuning_v2", "projection")
 
 SAME_ARITHMETIC = ("pissa", "olora", "orthogonal", "pfeiffer", "p_tuning-mlp", "prefix_tuning")
 """Compute as another one of the list does: not tried in every precision."""
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize(("number", "method"), list(enumerate(METHODS)))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from tuning import Killed, assert_same_run, losses, tune, weights, write_rows
+from tuning import Killed, assert_same_run, losses, tune, weights
 
 from danlu.core.errors import ConfigError
 from danlu.tune.optimizers import kinds
@@ -23,11 +23,6 @@ PACKAGED = ["galore_adamw", "adamw_8bit", "paged_adamw_8bit", "lion_8bit", "adam
 PACKAGED += ["schedule_free_adamw"]
 RATES = {"sgd": 0.1, "rmsprop": 1e-3, "lion_8bit": 1e-3}
 STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from methods_tried import Watch
 from probes import logits_of, token_batch
 from test_resume import HARD, killed_at
-from tuning import assert_same_run, losses, tune, write_rows
+from tuning import assert_same_run, losses, tune
 
 from danlu.core.config import build
 from danlu.core.errors import ConfigError, MissingDependency
@@ -36,11 +36,6 @@ CASES: list[dict[str, Any]] = [
     {"quantization_bit": 4, "finetuning_type": "prompt_tuning", "pre_seq_len": 8, "learning_rate": 5e-2},
     {"quantization_bit": 4, "finetuning_type": "adapter", "gradient_checkpointing": True},
 ]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
 
 
 @needs_bitsandbytes

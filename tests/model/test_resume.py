@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuning import Killed, assert_same_run, log_lines, tune, write_rows
+from tuning import Killed, assert_same_run, log_lines, tune
 
 from danlu.core.errors import RunError
 from danlu.tune.callbacks import Recorder
@@ -70,11 +70,6 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
         patch.setattr(Recorder, "on_step_end", on_step_end)
         with pytest.raises(Killed):
             yield
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuning import assert_same_run, losses, tune, write_rows
+from tuning import assert_same_run, losses, tune
 
 from danlu.core.checkpoints import follow
 from danlu.core.errors import RunError
@@ -19,16 +19,6 @@ from danlu.tune.tally import Tally
 pytestmark = pytest.mark.model
 
 SAVE = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
-
-
-@pytest.fixture
-def model(tiny_models: dict[str, Path]) -> Path:
-    return tiny_models["llama"]
 
 
 def a_minute_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,13 +32,13 @@ def a_minute_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StopOnRequest, "after", lambda self, limit, _: own(self, limit, began + 3600 * 24))
 
 
-@pytest.mark.parametrize("schedule", ["steps", "epoch"])
+@pytest.mark.parametrize(("schedule", "stops"), [("steps", (3, 6)), ("epoch", (3,))])
 def test_the_time_is_over(
-    schedule: str, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    schedule: str, stops: tuple[int, ...], model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"save_strategy": schedule, "logging_strategy": schedule, "lora_dropout": 0.1}
     whole = tune(model, data, tmp_path / "whole", **options)
-    for stop in (3, 6):  # the limit holds for each start anew
+    for stop in stops:  # the limit holds for each start anew
         with monkeypatch.context() as patch:
             a_minute_a_step(patch)
             with pytest.raises(RunError, match=rf"stopped at step {stop} of 8 after max_minutes=3; it is saved.*go on"):

@@ -21,16 +21,6 @@ from danlu.tune.tally import Tally
 pytestmark = pytest.mark.model
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
-
-
-@pytest.fixture
-def model(tiny_models: dict[str, Path]) -> Path:
-    return tiny_models["llama"]
-
-
 def checkpoints(run: Path) -> list[int]:
     return [int(path.name.split("-")[1]) for path in RunDirectory(run).checkpoints()]
 

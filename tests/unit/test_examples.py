@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from examples_told import READMES, load, resolved, result, rows
 
-from danlu.core.config import build, read_yaml
+from danlu.core.config import read_yaml
 from danlu.data.check import check
-from danlu.tune.checks import check as check_options
-from danlu.tune.config import TrainConfig
 
 NAMES = ("reward_model", "dpo")
 FILES = ("pairs", "pairs_heldout")
-READMES = ("README.md", "README.zh.md")
 BASH = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def load(path: Path) -> ModuleType:
-    """A script of the examples as a module."""
-    specification = importlib.util.spec_from_file_location(f"examples_{path.stem}", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    return module
-
-
-def rows(root: Path, name: str) -> list[dict[str, str]]:
-    text = (root / "examples/data" / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def result(root: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / "examples/results" / f"{name}.json").read_text(encoding="utf-8"))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +26,7 @@ def make(root: Path) -> ModuleType:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_resolves(name: str, root: Path) -> None:
-    path = root / "examples" / f"{name}.yaml"
-    config = build(TrainConfig, read_yaml(path), where=str(path))
-    check_options(config)
-    assert (root / config.data.dataset[0]).is_file()
-    assert config.output.output_dir == f"runs/{name}"
-    assert f"danlu train examples/{name}.yaml" in path.read_text(encoding="utf-8")
+    assert resolved(root, name).output.output_dir == f"runs/{name}"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from examples_told import READMES, resolved, result, rows
 
-from danlu.core.config import build, read_yaml
 from danlu.core.files import sha256
 from danlu.data.check import check
-from danlu.tune.checks import check as check_options
-from danlu.tune.config import TrainConfig
 
 NAMES = ("grpo", "ppo")
 FILES = ("facts", "facts_heldout")
-READMES = ("README.md", "README.zh.md")
-
-
-def rows(root: Path, name: str) -> list[dict[str, str]]:
-    text = (root / "examples/data" / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def result(root: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / "examples/results" / f"{name}.json").read_text(encoding="utf-8"))
-    return found
 
 
 def shown(found: dict[str, Any]) -> str:
@@ -35,11 +21,7 @@ def shown(found: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_resolves(name: str, root: Path) -> None:
-    path = root / "examples" / f"{name}.yaml"
-    config = build(TrainConfig, read_yaml(path), where=str(path))
-    check_options(config)
-    assert (root / config.data.dataset[0]).is_file()
-    assert f"danlu train examples/{name}.yaml" in path.read_text(encoding="utf-8")
+    resolved(root, name)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -7,14 +7,14 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback
 
-from danlu.core.console import ProgressLine, note
+from danlu.core.console import ProgressLine, note, warn
 from danlu.core.errors import RunError
 from danlu.core.events import EventLog
 from danlu.core.ranks import ranks
@@ -152,7 +152,14 @@ class StopOnRequest(TrainerCallback):
 
 
 class StopOnNonsense(TrainerCallback):
-    """A loss that is not a number ends the run: what follows would be lost work."""
+    """A loss that is not a number ends the run: what follows would be lost work. One that explodes is warned of.
+
+    Args:
+        compare: whether losses of different steps compare; not where each is of other answers of the model.
+    """
+
+    def __init__(self, compare: bool = True) -> None:
+        self.compare, self.told = compare, False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Check every logged loss.
@@ -161,8 +168,29 @@ class StopOnNonsense(TrainerCallback):
             RunError: naming the step and the last good checkpoint.
         """
         loss = (logs or {}).get("loss")
-        if loss is not None:
-            stop_if_nonsense(loss, state.global_step, Path(args.output_dir))
+        if loss is None:
+            return
+        folder = Path(args.output_dir)
+        stop_if_nonsense(loss, state.global_step, folder)
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        if self.compare and not self.told and exploded(losses) and state.is_world_process_zero:
+            self.told = True
+            warn(
+                f"the loss went from {losses[0]:.4g} to {loss:.4g} by step {state.global_step} and stays there: "
+                f"learning_rate={args.learning_rate:g} is probably too high"
+            )
+            RunDirectory(folder).events.write("loss_exploded", step=state.global_step, loss=loss, first=losses[0])
+
+
+TIMES, MORE, LINES = 3.0, 5.0, 3
+"""A loss has exploded when the last LINES logged ones are all TIMES the first one and MORE above it (in nats)."""
+
+
+def exploded(losses: Sequence[float]) -> bool:
+    """Whether the last losses are further above the first one than batches differ from each other."""
+    if len(losses) <= LINES:
+        return False
+    return min(losses[-LINES:]) > max(TIMES * losses[0], losses[0] + MORE)
 
 
 def last_good(folder: Path, before: int) -> str:
@@ -235,10 +263,24 @@ class MethodHooks(TrainerCallback):
 
     def __init__(self, method: Any, tuned: Tuned) -> None:
         self.method, self.tuned = method, tuned
+        self.checked = tuned.adapter is None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The number of steps is known now."""
         call(self.method, "begin", self.tuned, state.max_steps)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say once which adapters the model's code passes over: they would be saved as they began."""
+        if self.checked or args.deepspeed or args.fsdp:
+            return
+        self.checked = True
+        weights = self.tuned.adapter.named_parameters()
+        unused = [name for name, weight in weights if weight.requires_grad and weight.grad is None]
+        if unused:
+            warn(
+                f"{len(unused)} trained weights got no gradient in the first step, for instance {unused[0]}: "
+                "the model's code may read its own weights past the adapter"
+            )
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The weights have moved, the gradients are still there."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +11,40 @@ from torch import Tensor
 
 CHUNK = 512
 """Positions whose logits exist at one time: CHUNK × vocabulary numbers."""
+
+
+@dataclass(slots=True)
+class _Gradients:
+    """Gradients of logits = rows Wᵀ + b, added up chunk by chunk; None where none is wanted.
+
+    Attributes:
+        hidden: (n, d), in the type of the rows.
+        weight: (V, d), float32.
+        bias: (V), float32.
+    """
+
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def wanted(cls, needed: Sequence[bool], hidden: Tensor, weight: Tensor, bias: Tensor | None) -> _Gradients:
+        """Zeros for those of the three inputs that ask for a gradient."""
+        return cls(
+            torch.empty_like(hidden) if needed[0] else None,
+            torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None,
+            torch.zeros_like(bias, dtype=torch.float32) if needed[2] and bias is not None else None,
+        )
+
+    def add(self, slope: Tensor, start: int, rows: Tensor, work: Tensor) -> None:
+        """Take in the gradient (chunk, V) of the logits of ``rows``, which begin at ``start``."""
+        if self.bias is not None:
+            self.bias += slope.sum(0)
+        slope = slope.to(rows.dtype)
+        if self.hidden is not None:
+            torch.mm(slope, work, out=self.hidden[start : start + CHUNK])
+        if self.weight is not None:
+            self.weight += slope.t() @ rows
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -20,28 +56,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias and bias is not None else None
+        gradients = _Gradients.wanted(ctx.needs_input_grad, hidden, weight, bias)
         work = weight.to(hidden.dtype)
         minus_one = torch.full((1, 1), -1.0, device=hidden.device)
         for start in range(0, len(hidden), CHUNK):
             rows, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK].unsqueeze(1)
             log_p = _log_p(rows, work, bias)
             total -= log_p.gather(1, wanted).sum()
-            if not (needs_hidden or needs_weight or needs_bias):
-                continue
-            slope = log_p.exp_().scatter_add_(1, wanted, minus_one.expand(len(rows), 1))
-            if d_bias is not None:
-                d_bias += slope.sum(0)
-            slope = slope.to(rows.dtype)
-            if d_hidden is not None:
-                torch.mm(slope, work, out=d_hidden[start : start + CHUNK])
-            if d_weight is not None:
-                d_weight += slope.t() @ rows
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+            if any(ctx.needs_input_grad):
+                slope = log_p.exp_().scatter_add_(1, wanted, minus_one.expand(len(rows), 1))
+                gradients.add(slope, start, rows, work)
+        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return total
 
@@ -96,27 +122,18 @@ class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
-        needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias and bias is not None else None
+        gradients = _Gradients.wanted(ctx.needs_input_grad, hidden, weight, bias)
         work = weight.to(hidden.dtype)
         for start in range(0, len(hidden), CHUNK):
             rows, factor = hidden[start : start + CHUNK], slopes[0][start : start + CHUNK].unsqueeze(1)
             wanted = targets[start : start + CHUNK].unsqueeze(1)
             slope = _log_p(rows, work, bias, ctx.temperature).exp_().mul_(-factor / ctx.temperature)
             slope.scatter_add_(1, wanted, factor / ctx.temperature)
-            if d_bias is not None:
-                d_bias += slope.sum(0)
-            slope = slope.to(rows.dtype)
-            if d_hidden is not None:
-                torch.mm(slope, work, out=d_hidden[start : start + CHUNK])
-            if d_weight is not None:
-                d_weight += slope.t() @ rows
+            gradients.add(slope, start, rows, work)
         return (
-            d_hidden,
-            None if d_weight is None else d_weight.to(weight.dtype),
-            None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+            gradients.hidden,
+            None if gradients.weight is None else gradients.weight.to(weight.dtype),
+            None if gradients.bias is None or bias is None else gradients.bias.to(bias.dtype),
             None,
             None,
         )

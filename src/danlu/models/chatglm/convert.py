@@ -125,7 +125,7 @@ def convert(
     config = read_folder_json(source / "config.json")
     written = Counter(tensor.dtype for tensor in tensors).most_common(1)[0][0]
     write_json(target / "config.json", glm_config(layout, NAMES[written]))
-    write_json(target / "generation_config.json", _generation(source, layout, _ends(target, layout.family)))
+    write_json(target / "generation_config.json", _generation(source, layout, _ends(source, layout.family)))
     write_json(target / RECORD, _record(source, layout, config, shards))
 
 
@@ -188,7 +188,7 @@ def write_tokenizer_files(source: Path, target: Path, family: str) -> None:
     """Write a tokenizer that transformers reads by itself: converted from ``tokenizer.model``, or copied.
 
     Raises:
-        ModelError: when ``tokenizer.model`` cannot be converted exactly.
+        ModelError: when ``tokenizer.model`` is damaged.
         MissingDependency: when a package that reads it is missing.
     """
     from danlu.models.chatglm.tokenizer import CONTROL, MODEL_FILE, write_tokenizer
@@ -206,13 +206,15 @@ def write_tokenizer_files(source: Path, target: Path, family: str) -> None:
         )
 
 
-def _ends(target: Path, family: str) -> list[int]:
+def _ends(source: Path, family: str) -> list[int]:
     """Ids of the control tokens that end an answer besides the end of sequence."""
     from tokenizers import Tokenizer
 
-    from danlu.models.chatglm.tokenizer import ENDS
+    from danlu.models.chatglm.tokenizer import ENDS, MODEL_FILE, end_ids
 
-    path = target / "tokenizer.json"
+    path = source / "tokenizer.json"
+    if (source / MODEL_FILE).is_file() and family in ENDS:
+        return end_ids(source, family)
     if not ENDS.get(family) or not path.is_file():
         return []
     tokenizer = Tokenizer.from_file(str(path))

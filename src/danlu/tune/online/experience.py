@@ -28,16 +28,13 @@ from danlu.tune.online.plan import RolloutPlan
 from danlu.tune.online.rewards import Rewards
 from danlu.tune.online.rollout import Answer
 from danlu.tune.online.samples import Sample
+from danlu.tune.parallel.together import added_up
 
 Ask: TypeAlias = Callable[[Sequence[Sequence[int]], int, Sequence[str]], list[list[Answer]]]
 """(prompts, answers to each, a key for each prompt) → the answers; the keys decide the random numbers."""
 
 LAST_LOOK = 16
 """Most prompts that each process asks once more after the last update."""
-
-
-def _itself(values: Tensor) -> Tensor:
-    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,6 @@ class Surroundings:
         folder: the run directory.
         precision: what training computes in.
         process: number of this process.
-        total: adds a tensor up over all processes.
     """
 
     prompts: TokenStore
@@ -64,7 +60,6 @@ class Surroundings:
     folder: Path
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     process: int = 0
-    total: Callable[[Tensor], Tensor] = _itself
 
 
 @dataclass(slots=True)
@@ -243,7 +238,7 @@ class Experience:
 
     def _held(self, kl: Tensor, step: int) -> tuple[float, int]:
         """Mean divergence of the answers of all processes, and how many there are; refused beyond the limit."""
-        count, summed = self.around.total(torch.stack([kl.new_tensor(len(kl)), kl.sum()])).tolist()
+        count, summed = added_up(torch.stack([kl.new_tensor(len(kl)), kl.sum()])).tolist()
         stop_if_exploded(summed / count, self.learner.settings.rollout.kl_limit, step, self.around.folder)
         return summed / count, int(count)
 
@@ -293,19 +288,19 @@ class Experience:
     def _worth_by_value(self, pieces: Sequence[Piece], scores: Tensor) -> dict[str, Tensor]:
         """Advantages and returns of all tokens, by generalised advantage estimation."""
         assert self.ppo is not None, "only ppo has values"
-        options, total = self.ppo, self.around.total
+        options = self.ppo
         if options.ppo_score_norm:
-            count, summed = total(torch.stack([scores.new_tensor(len(scores)), scores.sum()])).tolist()
-            squares = float(total((scores - summed / count).square().sum()))
+            count, summed = added_up(torch.stack([scores.new_tensor(len(scores)), scores.sum()])).tolist()
+            squares = float(added_up((scores - summed / count).square().sum()))
             self.moments.add(count, summed, squares)
             scores = (scores - self.moments.mean) / self.moments.deviation
         owners, values = _owners(pieces), _column(pieces, "old_values")
         kl = _column(pieces, "old_log_p") - _column(pieces, "reference_log_p") if self.initial else values * 0
         rewards = token_rewards(scores, kl, owners, self.controller.beta)
         if options.ppo_whiten_rewards:
-            rewards = whiten(rewards, shift_mean=False, reduce=total)
+            rewards = whiten(rewards, shift_mean=False, reduce=added_up)
         advantages, returns = gae(rewards, values, owners, gamma=options.gamma, lam=options.lam)
-        return {"advantages": whiten(advantages, reduce=total), "returns": returns}
+        return {"advantages": whiten(advantages, reduce=added_up), "returns": returns}
 
     def _worth_in_group(self, pieces: Sequence[Piece], scores: Tensor) -> dict[str, Tensor]:
         """Advantages of all tokens, by comparison with the other answers, and what each token weighs."""

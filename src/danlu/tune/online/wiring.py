@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from danlu.core.console import note
 from danlu.data.branching import answer_of, prompt_of
@@ -85,7 +84,6 @@ def make_experience(
         folder=folder,
         precision=trainer.accelerator.autocast,
         process=args.process_index,
-        total=_over_all if args.world_size > 1 else _itself,
     )
     plan = RolloutPlan.of(config, len(members), args.world_size)
     return Experience(learner, plan, around, initial)
@@ -122,13 +120,3 @@ def silence_dropout(learner: nn.Module) -> int:
     for module in attention:
         module.attention_dropout = 0.0
     return len(found) + len(attention)
-
-
-def _itself(values: Tensor) -> Tensor:
-    return values
-
-
-def _over_all(values: Tensor) -> Tensor:
-    summed = values.clone()
-    torch.distributed.all_reduce(summed)
-    return summed

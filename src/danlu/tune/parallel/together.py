@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from danlu.core.errors import RunError
 from danlu.core.ranks import ranks
@@ -27,6 +27,15 @@ def sum_of_all(values: Sequence[float], device: torch.device) -> list[float]:
     total = torch.tensor(numbers, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     distributed.all_reduce(total)
     return [float(value) for value in total.tolist()]
+
+
+def added_up(values: Tensor) -> Tensor:
+    """A tensor added up over all processes, element by element."""
+    if not _several():
+        return values
+    summed = values.clone()
+    distributed.all_reduce(summed)
+    return summed
 
 
 def mean_of_all(value: float, device: torch.device) -> float:
