@@ -130,7 +130,7 @@ def reference_logits(folder: Path, ids: Tensor) -> Tensor:
 def rotary_angles(config: dict[str, Any], length: int) -> Tensor:
     """Angles (length, rotated pairs)."""
     ratio, half = config.get("rope_ratio", 1), config["kv_channels"] // 2
-    divides = "chatglm2" in config["_name_or_path"]
+    divides = "chatglm2" in config.get("_name_or_path", "chatglm2")
     base = 10000.0 * (1 if divides else ratio)
     positions = torch.arange(length).float() / (ratio if divides else 1)
     return torch.outer(positions, 1.0 / (base ** (torch.arange(0, half, 2).float() / half)))

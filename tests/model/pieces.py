@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from functools import cache
@@ -16,6 +17,7 @@ CHINESE = "丹炉把原始文本炼成会回答的小模型。什么是运行？
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "chatglm2": {
+        "name_or_path": "THUDM/chatglm2-6b",
         "remove_space": False,
         "do_lower_case": False,
         "tokenizer_class": "ChatGLMTokenizer",
@@ -36,7 +38,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
     },
 }
-CONFIGS["chatglm3"] = CONFIGS["chatglm2"]
+CONFIGS["chatglm3"] = CONFIGS["chatglm2"] | {"name_or_path": "THUDM/chatglm3-6b"}
 
 
 def corpus(seed: int = 0) -> list[str]:
@@ -64,21 +66,40 @@ def make_tokenizer_model(folder: Path, kind: str = "chatglm2") -> None:
 
 @cache
 def _trained(kind: str) -> bytes:
-    import io
-
     from sentencepiece import SentencePieceTrainer
 
+    options: dict[str, Any] = {
+        "chatglm2": {
+            "model_type": "bpe",
+            "vocab_size": 498,
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "allow_whitespace_only_pieces": True,
+        },
+        "chatglm1": {"model_type": "unigram", "vocab_size": 500, "pad_id": 3, "user_defined_symbols": ["<n>"]},
+    }[kind]
     written = io.BytesIO()
-    common = {"sentence_iterator": iter(corpus()), "model_writer": written, "num_threads": 1, "minloglevel": 2}
-    if kind == "chatglm2":
-        SentencePieceTrainer.train(
-            **common,
-            model_type="bpe",
-            vocab_size=498,
-            character_coverage=0.99,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-        )
-    return written.getvalue()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()),
+        model_writer=written,
+        num_threads=1,
+        minloglevel=2,
+        character_coverage=0.99,
+        byte_fallback=True,
+        **options,
+    )
+    return _with_control(written.getvalue()) if kind == "chatglm1" else written.getvalue()
+
+
+def _with_control(content: bytes) -> bytes:
+    """Control tokens from 500 on, a tab and as many blanks as the tiny checkpoint has room for."""
+    from importlib import import_module
+
+    messages: Any = import_module("sentencepiece.sentencepiece_model_pb2")
+    proto = messages.ModelProto.FromString(content)
+    assert len(proto.pieces) == 500
+    control = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
+    blanks = ("<|tab|>", *(f"<|blank_{size}|>" for size in range(2, 21)))
+    for text in (*control, *blanks):
+        proto.pieces.add(piece=text, score=0.0, type=3 if text in control else 4)
+    return bytes(proto.SerializeToString())

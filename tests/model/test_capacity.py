@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from danlu.cli import doctor
+from danlu.cli.models import show_model
 from danlu.core import console
 from danlu.core.config import build, read_yaml
+from danlu.core.errors import ModelError
 from danlu.tune import capacity
 from danlu.tune.config import TrainConfig
 from danlu.tune.preflight import GIB, Load, memory_needed, read_shape, trainable_parameters
@@ -52,10 +55,37 @@ def test_optimizers_and_precision_are_in_the_numbers() -> None:
     )
 
 
+def test_models_of_other_sizes_lie_between_those_of_the_table() -> None:
+    known = {(one.method, one.size): one for one in capacity.estimates(GIB, bf16=True, gpu=False)}
+    counts = {size: capacity.counted(numbers)[0].parameters for size, numbers in SIZES.items()}
+    asked = {"small": counts["0.1B"] // 2, "same": counts["0.5B"], "3B": 3 * 10**9, "14B": 2 * counts["7B"]}
+    found = {(one.method, one.size): one for one in capacity.similar(asked, GIB, bf16=True, gpu=False)}
+    for method in ("full", "lora", "qlora"):
+        same, exact = found[method, "same"], known[method, "0.5B"]
+        assert (same.bytes, same.recomputed, same.verdict) == (exact.bytes, exact.recomputed, exact.verdict)
+        assert known[method, "1.5B"].bytes < found[method, "3B"].bytes < known[method, "7B"].bytes
+        assert found[method, "14B"].bytes == pytest.approx(2 * known[method, "7B"].bytes, abs=2)
+        assert found[method, "small"].bytes == pytest.approx(known[method, "0.1B"].bytes / 2, rel=1e-6)
+
+
+def test_a_model_is_shown_with_what_can_be_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path]
+) -> None:
+    monkeypatch.setattr("danlu.models.memory.free_memory", lambda: 16 * GIB)
+    show_model("qwen2.5", fit=True)
+    shown = capsys.readouterr().out
+    assert "GiB to train" in shown
+    assert "72.7B" in shown
+    rows = show_model(str(tiny_models["llama"]), fit=True, as_json=True)["training"]["estimates"]
+    assert {row["verdict"] for row in rows} == {"fits"}
+    with pytest.raises(ModelError, match="its size is not known"):
+        show_model("some/model", fit=True)
+
+
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     monkeypatch.setattr(console.out, "_width", 80)
-    monkeypatch.setattr("danlu.tune.preflight.free_memory", lambda: 16 * GIB)
+    monkeypatch.setattr("danlu.models.memory.free_memory", lambda: 16 * GIB)
     doctor.report()
     return capsys.readouterr().out
 
@@ -70,7 +100,7 @@ def test_the_report_can_be_read_at_80_columns(shown: str) -> None:
 
 
 def test_the_report_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("danlu.tune.preflight.free_memory", lambda: 16 * GIB)
+    monkeypatch.setattr("danlu.models.memory.free_memory", lambda: 16 * GIB)
     doctor.report(as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["free_bytes"] == 16 * GIB

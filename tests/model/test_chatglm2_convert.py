@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 from chatglm2 import reference_logits, stored_weights, write_checkpoint
+from pieces import make_tokenizer_model
 from probes import random_adapter
 from tiny import build_tokenizer
 
+from danlu.cli.main import main
 from danlu.core.errors import ModelError, RunError, UsageError
 from danlu.models import shards
 from danlu.models.adapters import attach
@@ -65,6 +67,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"kv_channels": 16},
     {"rope_ratio": 16},
     {"rope_ratio": 16, "_name_or_path": "THUDM/chatglm3-6b-32k"},
+    {"rope_ratio": 500, "_name_or_path": "THUDM/glm-4-9b-chat"},
     {"layernorm_epsilon": 1e-3},
 ]
 
@@ -102,6 +105,39 @@ def test_it_is_converted_once(original: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not list(first.glob("*.py"))
 
 
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])
+def test_the_original_tokenizer_is_converted(family: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", padded_vocab_size=512, _name_or_path=f"THUDM/{family}-6b")
+    make_tokenizer_model(folder, family)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer("炼丹")["input_ids"][:2] == tokenizer.convert_tokens_to_ids(["[gMASK]", "sop"])
+    assert tokenizer.chat_template
+    ends = {"chatglm2": 2, "chatglm3": [2, *tokenizer.convert_tokens_to_ids(["<|user|>", "<|observation|>"])]}
+    assert load_model(folder).generation_config.eos_token_id == ends[family]
+    export(plain_model(str(folder)), tmp_path / "back", original=True)
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == (folder / "tokenizer.model").read_bytes()
+    config = (tmp_path / "back" / "tokenizer_config.json").read_text()
+    assert config == (folder / "tokenizer_config.json").read_text()
+    assert not (tmp_path / "back" / "tokenizer.json").exists()
+
+
+def test_a_damaged_tokenizer_is_refused_before_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    (folder / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1")
+    monkeypatch.setattr(shards, "_write_file", lambda *_: pytest.fail("weights were written"))
+    with pytest.raises(ModelError, match="pointer of Git LFS"):
+        load_model(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(tmp_path / "model", padded_vocab_size=151552, hidden_size=8, rope_ratio=500)
+    (folder / "tokenizer.model").write_text("IQ== 0")  # GLM-4 has another kind of tokenizer under this name
+    assert load_model(folder, family="glm4").config.rope_parameters["rope_theta"] == 5e6
+    assert "no tokenizer that can be converted" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        load_tokenizer(folder)
+
+
 def test_a_changed_folder_is_converted_again(original: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(original, tmp_path / "tiny"))
     first = model_folder(folder)
@@ -113,8 +149,6 @@ def test_the_first_generation_is_not_taken_for_the_second(tmp_path: Path) -> Non
     folder = write_checkpoint(tmp_path / "model")
     (folder / "config.json").write_text(json.dumps({"model_type": "chatglm", "inner_hidden_size": 128}))
     assert model_folder(folder) == folder
-    with pytest.raises(ModelError):
-        load_model(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -144,6 +178,27 @@ def test_convert_for_good(original: Path, tmp_path: Path) -> None:
         convert(original, tmp_path / "again", max_shard_size="big")
 
 
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(tmp_path / "model", rope_ratio=16, **NAMELESS)
+    words = ["convert", str(folder), str(tmp_path / "out"), "--max_shard_size", "60KB", "--dtype", "bfloat16"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    words[4] = "0.00006"
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1
+    assert "--family chatglm2-32k" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--family", "chatglm3-32k"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    model = load_model(tmp_path / "out", family="chatglm3")
+    assert model.dtype == torch.bfloat16
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+
+
 def test_nothing_of_the_folder_is_run(original: Path) -> None:
     """Its code files would stop the process."""
     assert load_model(original) is not None
@@ -165,7 +220,11 @@ def test_one_tensor_is_in_memory_at_a_time(original: Path, tmp_path: Path, monke
         return load(*arguments, **options)
 
     monkeypatch.setattr(torch, "load", mapped)
+    opened: list[str] = []
+    handle = shards._opened
+    monkeypatch.setattr(shards, "_opened", lambda path: opened.append(path.name) or handle(path))
     convert(original, tmp_path / "out")
+    assert len(opened) == 3 + 3 + 1, "once for names and shapes, once for the weights, once for the frequencies"
     reads, writes = events[0::2], events[1::2]
     assert len(reads) > 20
     assert [event.removeprefix("read ") for event in reads] == [event.removeprefix("write ") for event in writes]
@@ -292,13 +351,14 @@ def test_an_adapter_is_merged_into_the_original_layout(
 
 
 def test_what_has_no_original_form_is_refused(original: Path, tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    from probes import random_prefix
-
     with pytest.raises(ModelError, match="did not begin with a folder in the layout of ChatGLM2"):
         export(plain_model(str(tiny_models["glm"])), tmp_path / "out", original=True)
-    random_prefix(load_model(original)).save(tmp_path / "prefix", base=str(original))
+    prompt = tmp_path / "prompt"
+    prompt.mkdir()
+    (prompt / "adapter_config.json").write_text(json.dumps({"peft_type": "PROMPT_TUNING"}))
+    (prompt / "adapter_model.safetensors").touch()
     with pytest.raises(ModelError, match="cannot be merged, so it cannot be written in the original layout"):
-        export(plain_model(str(original), [str(tmp_path / "prefix")]), tmp_path / "out", original=True)
+        export(plain_model(str(original), [str(tmp_path / "prompt")]), tmp_path / "out", original=True)
     with pytest.raises(UsageError, match="template and export_format=original exclude"):
         export_verb(
             model_name_or_path=str(original), output_dir=str(tmp_path / "out"), export_format="original", template="x"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from chatglm2 import reference_logits, stored_weights, write_checkpoint
+from pieces import make_tokenizer_model
 from probes import logits_of, token_batch
 from tiny import build_tokenizer
 from tuning import losses, tune, write_rows
@@ -74,8 +75,12 @@ def test_batches_need_no_padding(original: Path) -> None:
     assert examine(load_model(original)).packed
 
 
-def test_what_a_folder_is(original: Path) -> None:
+def test_what_a_folder_is(original: Path, tmp_path: Path) -> None:
     from danlu.cli.models import show_model
 
     facts: dict[str, Any] = show_model(str(original))
     assert (facts["model_type"], facts["family"], facts["layers"], facts["context"]) == ("chatglm", "chatglm2", 2, 256)
+    bare = write_checkpoint(tmp_path / "bare")
+    assert show_model(str(bare))["chat_template"] is False
+    make_tokenizer_model(bare)
+    assert show_model(str(bare))["chat_template"] is True

@@ -13,8 +13,10 @@ from pieces import make_tokenizer_model
 from danlu.data.encode import EncodingReport, EncodingRules, encode_rows
 from danlu.data.schema import Conversation, Example, Message, ToolCall
 from danlu.data.templates import Encoded, Template
+from danlu.engine.text import TextStream, decode, without_lead
 from danlu.models.chatglm.hard_texts import FRAGMENTS
-from danlu.models.chatglm.tokenizer import ENDS, read_sentencepiece, write_tokenizer
+from danlu.models.chatglm.pieces import read_sentencepiece
+from danlu.models.chatglm.tokenizer import ENDS, write_tokenizer
 from danlu.models.loading import load_tokenizer
 
 pytestmark = pytest.mark.model
@@ -131,6 +133,16 @@ def test_training_of_chatglm3(third: Opened) -> None:
         for contents in ((first,), (first, answer, last)):
             prompt = third.template.prompt(Conversation(tuple(turns(*contents))))
             assert encoded.ids[: len(prompt)] == prompt
+
+
+def test_answers_of_chatglm3_begin_with_a_line_end(third: Opened, second: Opened) -> None:
+    assert (third.template.lead, second.template.lead) == ("\n ", "")
+    ids = said(third, "assistant", "what is a run")[1:]
+    assert without_lead(decode(third.tokenizer, ids), third.template.lead) == "what is a run"
+    stream = TextStream(third.tokenizer, ["is"], third.template.lead)
+    assert "".join([*map(stream.push, ids), stream.finish()]) == "what "
+    call = decode(third.tokenizer, said(third, "assistant", "x", "get_weather")[1:])
+    assert without_lead(call, third.template.lead) == "get_weather\n x"
 
 
 def test_tools_of_chatglm3(third: Opened) -> None:

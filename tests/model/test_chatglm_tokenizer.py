@@ -10,8 +10,21 @@ import pytest
 from pieces import make_tokenizer_model
 
 from danlu.core.errors import ModelError
+from danlu.data.schema import Conversation, Message
+from danlu.data.templates import Template
 from danlu.models.chatglm.hard_texts import hard_texts
-from danlu.models.chatglm.tokenizer import CONTROL, check_equal, fast_tokenizer, read_sentencepiece, write_tokenizer
+from danlu.models.chatglm.pieces import read_sentencepiece
+from danlu.models.chatglm.tokenizer import (
+    CONTROL,
+    ENDS,
+    InexactTokenizerError,
+    check_equal,
+    end_ids,
+    fast_tokenizer,
+    tokenizer_family,
+    write_tokenizer,
+)
+from danlu.models.loading import load_tokenizer
 
 pytestmark = pytest.mark.model
 
@@ -66,18 +79,13 @@ def test_a_difference_is_refused(tmp_path: Path) -> None:
     state = json.loads(core.to_str())
     state["model"]["merges"].reverse()
     changed = type(core).from_str(json.dumps(state))
-    with pytest.raises(ModelError, match=r"differs from the original: '.*' would become \["):
+    with pytest.raises(ModelError, match=r"would differ from the original \('.*' would become \["):
         check_equal(changed, processor, path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     make_tokenizer_model(tmp_path)
     path = tmp_path / "tokenizer.model"
-    _, proto = read_sentencepiece(path)
-    proto.normalizer_spec.remove_extra_whitespaces = True
-    path.write_bytes(proto.SerializeToString())
-    with pytest.raises(ModelError, match="cannot be converted exactly: repeated spaces are removed"):
-        write_tokenizer(tmp_path, tmp_path / "new", "chatglm2")
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ModelError, match="pointer of Git LFS"):
         write_tokenizer(tmp_path, tmp_path / "new", "chatglm2")
@@ -87,6 +95,68 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ModelError, match="cannot be read"):
         write_tokenizer(tmp_path, tmp_path / "new", "chatglm2")
-    with pytest.raises(ModelError, match="no fast tokenizer for the family 'chatglm9'"):
+    with pytest.raises(ModelError, match="no tokenizer for the family 'chatglm9'"):
         write_tokenizer(tmp_path, tmp_path / "new", "chatglm9")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])
+def test_an_original_folder_is_opened_without_its_code(family: str, tmp_path: Path) -> None:
+    make_tokenizer_model(tmp_path, family)
+    tokenizer = load_tokenizer(tmp_path, need_template=True)
+    assert tokenizer.convert_tokens_to_ids(CONTROL[family][-1]) == 498 + len(CONTROL[family]) - 1
+    assert ("[Round" in tokenizer.chat_template) == (family == "chatglm2")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_family_is_told_by_files_or_asked_for(tmp_path: Path) -> None:
+    make_tokenizer_model(tmp_path)
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text('{"tokenizer_class": "ChatGLMTokenizer"}')
+    with pytest.raises(ModelError, match=r"ChatGLM2 or of ChatGLM3, and no file tells.*tokenization_chatglm\.py"):
+        load_tokenizer(tmp_path)
+    code = tmp_path / "tokenization_chatglm.py"
+    code.write_text('raise SystemExit("this is never run")')
+    assert tokenizer_family(tmp_path) == "chatglm2"
+    code.write_text('["[MASK]", "<|assistant|>"]')
+    assert tokenizer_family(tmp_path) == "chatglm3"
+
+
+def spaces_removed(proto: Any) -> None:
+    proto.normalizer_spec.remove_extra_whitespaces = True
+
+
+def own_pieces(proto: Any) -> None:
+    for text in ("<n>", "炼丹"):
+        piece = next(piece for piece in reversed(proto.pieces) if piece.type == 1)
+        piece.piece, piece.type = text, 4
+
+
+@pytest.mark.parametrize("change", [spaces_removed, own_pieces])
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])
+def test_what_has_no_fast_counterpart_is_read_with_sentencepiece(
+    family: str, change: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tokenizer_model(tmp_path / "old", family)
+    path = tmp_path / "old" / "tokenizer.model"
+    _, proto = read_sentencepiece(path)
+    change(proto)
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(InexactTokenizerError, match="no exact fast counterpart"):
+        fast_tokenizer(tmp_path / "old", family)
+    write_tokenizer(tmp_path / "old", tmp_path / "new", family)
+    assert "read with SentencePiece itself" in " ".join(capsys.readouterr().err.split())
+    load_tokenizer(tmp_path / "new").save_pretrained(tmp_path / "again")
+    tokenizer, (processor, _) = load_tokenizer(tmp_path / "again", need_template=True), read_sentencepiece(path)
+    assert tokenizer.convert_tokens_to_ids(list(CONTROL[family])) == [*range(498, 498 + len(CONTROL[family]))]
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, len(tokenizer)) == (2, 0, 498 + len(CONTROL[family]))
+    assert end_ids(tmp_path / "old", family) == tokenizer.convert_tokens_to_ids(list(ENDS[family]))
+    for text in hard_texts(300, seed=5):
+        ids = processor.encode(text)
+        assert tokenizer.encode(text, split_special_tokens=True) == [499, 501, *ids]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == processor.decode(ids)
+        if family == "chatglm2":
+            question = Conversation((Message("user", text),))
+            wanted = processor.encode(f"[Round 1]\n\n问：{text}\n\n答：")
+            assert Template(tokenizer).prompt(question) == [499, 501, *wanted]

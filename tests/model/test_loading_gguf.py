@@ -10,10 +10,13 @@ import pytest
 import torch
 from probes import logits_of, token_batch
 
-from danlu.core.errors import ModelError
+from danlu.core.errors import ModelError, UsageError
 from danlu.core.workspace import cache_folder
+from danlu.models.chatglm.write_back import find_record
 from danlu.models.gguf import dequantised
 from danlu.models.loading import load_model, load_tokenizer
+from danlu.models.runs import plain_model
+from danlu.verbs.convert import convert
 
 pytestmark = pytest.mark.model
 
@@ -147,3 +150,17 @@ def test_the_packaged_model(tmp_path_factory: pytest.TempPathFactory, monkeypatc
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
     ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
     assert tokenizer.decode(logits_of(model, ids)[0, -1].argmax()) == " Paris"
+
+
+def test_a_file_is_converted_for_good(gguf_file: Path, tmp_path: Path) -> None:
+    target = convert(gguf_file, tmp_path / "kept", dtype="float32", max_shard_size=2e-4)
+    assert len(list(target.glob("model-*.safetensors"))) > 1
+    ids = token_batch()
+    assert torch.equal(logits_of(load_model(target), ids), logits_of(load_model(gguf_file, dtype="float32"), ids))
+    assert load_tokenizer(target).get_vocab() == load_tokenizer(gguf_file).get_vocab()
+    assert load_model(target, family="llama").dtype == torch.float32
+    convert(gguf_file, target)
+    with pytest.raises(ModelError, match="no original form"):
+        find_record(plain_model(str(target)))
+    with pytest.raises(UsageError, match="family"):
+        convert(gguf_file, target, family="chatglm2")

@@ -12,7 +12,7 @@ from probes import logits_of, random_adapter, token_batch
 
 from danlu.core.errors import ModelError
 from danlu.models.loading import load_model, load_tokenizer, stop_ids
-from danlu.models.sources import packaged_models
+from danlu.models.zoo import packaged_models
 
 pytestmark = pytest.mark.model
 
@@ -88,6 +88,17 @@ def test_code_of_the_folder_is_never_run(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="needs Python code from the model folder, which danlu never runs"):
         load_model(copy)
     assert not marker.exists()
+
+
+def test_families_that_need_code_are_named_with_what_to_use_instead(copy: Path) -> None:
+    edit(copy / "config.json", model_type="baichuan", auto_map={"AutoConfig": "configuration_baichuan.BaichuanConfig"})
+    with pytest.raises(ModelError, match=r"Baichuan .* which danlu never runs.*layout of Llama"):
+        load_model(copy)
+    (copy / "tokenizer.json").unlink()
+    edit(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_baichuan.BaichuanTokenizer", None]})
+    (copy / "tokenizer.model").touch()
+    with pytest.raises(ModelError, match="Baichuan"):  # and not that the tokenizer is damaged
+        load_tokenizer(copy)
 
 
 def test_unknown_and_encoder_models(copy: Path) -> None:

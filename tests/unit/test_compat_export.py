@@ -51,6 +51,20 @@ def test_a_run_says_the_rest(words):
     assert (found.run, found.output_dir, found.max_shard_size, found.legacy_bin) == ("R", "X", 5.0, False)
 
 
+@pytest.mark.parametrize("word", ["--format", "--export_format"])
+def test_the_original_layout(word):
+    flags = ["--model_name_or_path", "M", "--output_dir", "X", word, "original", "--legacy_bin", "true"]
+    resolved = resolve_export(flags)
+    assert resolved.mode == "danlu", "not the old tool, which wrote half precision"
+    found = resolved.config
+    assert (found.export_format, found.legacy_bin, found.dtype) == ("original", True, "auto")
+    assert resolve_export(["run=R", "output_dir=X"]).config.export_format == "safetensors"
+    with pytest.raises(ConfigError, match="export_format"):
+        resolve_export(["run=R", "output_dir=X", "format=other"])
+    with pytest.raises(UsageError, match="exclude each other"):
+        resolve_export(["run=R", "output_dir=X", "format=original", "template=chatml"])
+
+
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5.0), ("500MB", 0.5), ("0.25", 0.25), (2, 2.0)])
 def test_sizes(text, size):
     assert resolve_export(["run=R", "output_dir=X", f"max_shard_size={text}"]).config.max_shard_size == size

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.engine.text import TextStream, cut_at_stop
+from danlu.engine.text import TextStream, cut_at_stop, without_lead
 
 
 class Bytes:
@@ -34,6 +34,14 @@ def test_the_pieces_are_the_text(text: str) -> None:
 @given(st.text(alphabet="ab丹炉🔥\n"), st.lists(st.text(alphabet="ab丹炉🔥\n", min_size=1), max_size=3))
 def test_stop_texts_end_the_text(text: str, stop: list[str]) -> None:
     assert "".join(stream(text, stop)) == cut_at_stop(text, stop)[0]
+
+
+@given(st.text(alphabet="\n ab", max_size=6), st.sampled_from(["", "\n", "\n "]))
+def test_the_lead_is_left_out(text: str, lead: str) -> None:
+    told = TextStream(Bytes(), (), lead)
+    pieces = [told.push(number) for number in text.encode()]
+    assert "".join([*pieces, told.finish()]) == without_lead(text, lead)
+    assert without_lead(lead + text, lead) == text
 
 
 def test_chinese_comes_character_by_character() -> None:

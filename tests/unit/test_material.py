@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_tokenizer import make_template
+from small_tokenizer import CHATML, UNSTABLE, make_template
 
 from danlu.core import console
 from danlu.core.errors import DataError
 from danlu.data.encode import EncodingRules
 from danlu.data.prepare import Prepared, Selection, prepare
+from danlu.data.rendering import ONE_ANSWER
 from danlu.verbs.material import tell
 
 PAIR = {"prompt": "what?", "chosen": "a run", "rejected": "a folder"}
@@ -23,12 +24,12 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console.err, "_width", 400)
 
 
-def prepared(folder: Path, rows: list[dict[str, Any]], stage: str, **rules: Any) -> Prepared:
+def prepared(folder: Path, rows: list[dict[str, Any]], stage: str, *, source: str = CHATML, **rules: Any) -> Prepared:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return prepare(
         Selection((str(path),)),
-        make_template(),
+        make_template(source),
         EncodingRules(**rules),
         tokenizer_digest="vocabulary",
         stage=stage,
@@ -69,6 +70,15 @@ def test_labels_of_one_kind(
 def test_one_prompt_is_too_few_for_kto(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl:1.*only one prompt"):
         prepared(tmp_path, [PAIR], "kto")
+
+
+def test_a_sequence_for_each_answer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": role, "content": "<think>h</think>a"} for role in ("user", "assistant")]
+    rows = [{"messages": turns * 2}, {"messages": turns}]
+    found = prepared(tmp_path, rows, "sft", source=ONE_ANSWER + UNSTABLE)
+    assert len(found.store) == 3
+    (line,) = told(found, capsys)
+    assert "1 conversations became a sequence for each answer" in line
 
 
 def test_long_texts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

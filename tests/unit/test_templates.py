@@ -245,6 +245,13 @@ def test_default_system_and_variables() -> None:
     assert thinking[0].render(talk("q", "a")).startswith("True")
 
 
+def test_the_lead_of_an_answer() -> None:
+    roles = "{% for m in messages %}<|{{ m.role }}|>\n {{ m.content }}{% endfor %}"
+    assert make_template(roles + "{% if add_generation_prompt %}<|assistant|>{% endif %}").lead == "\n "
+    assert make_template(CHATML).lead == make_template(BARE).lead == make_template(UNSTABLE).lead == ""
+    assert make_template("{{ raise_exception('no') }}").lead == ""
+
+
 def test_an_unstable_template_is_refused() -> None:
     template = make_template(UNSTABLE)
     assert trained_text(template, template.encode(talk("q", "<think>h</think>a"))) == ["<think>h</think>a<|im_end|>"]

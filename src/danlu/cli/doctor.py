@@ -55,7 +55,7 @@ def report(*, as_json: bool = False) -> None:
             table.add_row(name, str(value))
     out.print(table)
     if capacity:
-        _print_training(capacity)
+        print_training(capacity)
 
 
 def machine() -> dict[str, Any]:
@@ -109,26 +109,34 @@ def _devices() -> dict[str, Any]:
 
 
 def _free_memory() -> int:
-    from danlu.tune.preflight import free_memory
+    from danlu.models.memory import free_memory
 
     return free_memory()
 
 
-def training(facts: dict[str, Any]) -> dict[str, Any]:
-    """What can be trained here; empty where torch, transformers or peft is missing."""
+def training(facts: dict[str, Any], parameters: dict[str, int] | None = None) -> dict[str, Any]:
+    """What can be trained here; empty where torch, transformers or peft is missing.
+
+    Args:
+        facts: of :func:`machine`.
+        parameters: number of weights of the models that are meant, by name; those of usual sizes by default.
+    """
     if "free_bytes" not in facts or not all(facts["packages"][name] for name in ("transformers", "peft")):
         return {}
     import torch
 
-    from danlu.tune.capacity import estimates
+    from danlu.tune.capacity import estimates, similar
 
     gpu = torch.cuda.is_available()
     half = facts["bf16"] or gpu
-    rows = [asdict(found) for found in estimates(facts["free_bytes"], bf16=half, gpu=gpu)]
+    free = facts["free_bytes"]
+    found = estimates(free, bf16=half, gpu=gpu) if parameters is None else similar(parameters, free, bf16=half, gpu=gpu)
+    rows = [asdict(one) for one in found]
     return {"tokens": 1024, "precision": "16 bits" if half else "float32", "estimates": rows}
 
 
-def _print_training(capacity: dict[str, Any]) -> None:
+def print_training(capacity: dict[str, Any]) -> None:
+    """Print what :func:`training` found as a table."""
     rows = capacity["estimates"]
     table = Table("GiB to train", box=None, pad_edge=False)
     for size in dict.fromkeys(row["size"] for row in rows):

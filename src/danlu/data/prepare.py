@@ -160,7 +160,11 @@ def _nothing_left(report: dict[str, Any], rules: EncodingRules) -> DataError:
 def tokenizer_digest(tokenizer: Any) -> str:
     """A hash of a tokenizer's vocabulary and rules."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    if backend is not None:
+        text = str(backend.to_str())
+    else:
+        own = getattr(tokenizer, "model_digest", None)
+        text = json.dumps([own, tokenizer.get_added_vocab() if own else tokenizer.get_vocab()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

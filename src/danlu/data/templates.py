@@ -105,6 +105,21 @@ class Template:
         """Whether the template asks by itself that each answer be trained in a sequence of its own."""
         return ONE_ANSWER in self.source
 
+    @cached_property
+    def lead(self) -> str:
+        """White space from a line end on that stands between an answer's header and its text; "" if there is none.
+
+        The model writes it itself, and it is no part of the answer.
+        """
+        asked = (Message("user", "?"),)
+        try:
+            before = self._render(asked, (), generation_prompt=True)
+            after = self._render((*asked, Message("assistant", "answer")), (), generation_prompt=False)
+        except TemplateError:
+            return ""
+        between = after[len(before) :].partition("answer")[0] if after.startswith(before) else ""
+        return between if between.startswith("\n") and between.isspace() else ""
+
     @property
     def digest(self) -> str:
         """Hex hash of everything that decides how a conversation becomes ids, the tokenizer's vocabulary aside."""

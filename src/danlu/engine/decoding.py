@@ -21,6 +21,9 @@ from danlu.engine.sampling import choose, row_generator
 from danlu.engine.text import TextStream
 from danlu.models.prefix import split_prefix
 
+STATE = "cache_params"
+"""What state space models call what they keep of the tokens before, in place of keys and values."""
+
 
 @dataclass(slots=True)
 class Row:
@@ -78,6 +81,7 @@ class _Batch:
         self.ids, mask = ids.to(device), mask.to(device)
         self.seen = self._seen(copies, mask)
         self.cache: Any = None
+        self.memory = "past_key_values"
         size = 0
         if prefix is not None:
             self.cache = prefix.past_key_values(self.model, len(prompts), self.model.dtype)
@@ -96,17 +100,16 @@ class _Batch:
 
     def step(self) -> list[int]:
         """Compute one token for every row."""
-        output = self.model(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache, logits = output.past_key_values, output.logits[:, -1]
+        told: dict[str, Any] = {self.memory: self.cache} if self.cache is not None else {}
+        if self.memory == STATE and self.cache is not None:
+            told["attention_mask"] = None  # a state knows no padding after the prompt
+        else:
+            told["attention_mask"] = self.mask
+        output = self.model(input_ids=self.ids, position_ids=self.positions, use_cache=True, logits_to_keep=1, **told)
+        self.memory = next(name for name in (self.memory, STATE) if name in output)
+        self.cache, logits = output[self.memory], output.logits[:, -1]
         if self.copies is not None:  # from here on each row has a prompt of its own
-            self.cache.batch_select_indices(self.copies)
+            self.cache.reorder_cache(self.copies)
             logits, self.mask = logits[self.copies], self.mask[self.copies]
             self.positions = self.positions[..., self.copies, :]
             self.copies = None
@@ -128,7 +131,7 @@ class _Batch:
         self.rows = [self.rows[place] for place in kept]
         self.ids, self.mask, self.positions = self.ids[index], self.mask[index], self.positions[..., index, :]
         self.seen = None if self.seen is None else self.seen[index]
-        self.cache.batch_select_indices(index)
+        self.cache.reorder_cache(index)  # keeps rows in any kind of cache, also the states of linear attention
 
 
 def room_of(model: Any, context: int | None = None) -> int:

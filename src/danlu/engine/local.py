@@ -12,7 +12,7 @@ from danlu.data.schema import Conversation
 from danlu.engine.beams import beam_search
 from danlu.engine.decoding import Row, decode_rows, evaluating, room_of
 from danlu.engine.protocol import GREEDY, Completion, GenerationOptions, Renderer, Request
-from danlu.engine.text import TextStream, cut_at_stop, decode
+from danlu.engine.text import TextStream, cut_at_stop, decode, without_lead
 
 WINDOW = 512
 """Requests that are sorted by length at a time."""
@@ -60,6 +60,7 @@ class LocalEngine:
         self.context = room_of(model, context)
         self.cut = CutCount()
         self._stop_ids = renderer.stop_ids
+        self._lead: str = getattr(renderer, "lead", "")
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None else next(iter(self._stop_ids), 0)
 
@@ -90,7 +91,7 @@ class LocalEngine:
         if options.num_beams > 1:
             yield from (completion.text for completion in self._answer([row]))
             return
-        text = TextStream(self.tokenizer, options.stop)
+        text = TextStream(self.tokenizer, options.stop, self._lead)
         with evaluating(self.model):
             for _ in decode_rows(self.model, [row], stop_ids=self._stop_ids, pad=self._pad):
                 token = row.tokens[-1]
@@ -113,7 +114,7 @@ class LocalEngine:
     def _completion(self, row: Row) -> Completion:
         ended = row.finished == "stop" and row.tokens[-1] in self._stop_ids
         text = decode(self.tokenizer, row.tokens[:-1] if ended else row.tokens)
-        text, _ = cut_at_stop(text, row.options.stop)
+        text, _ = cut_at_stop(without_lead(text, self._lead), row.options.stop)
         return Completion(row.key, text, tuple(row.tokens), row.finished or "length", len(row.ids), cut_tokens=row.cut)
 
     def _row(self, key: str, prompt: Conversation | Sequence[int], options: GenerationOptions) -> Row:
@@ -125,7 +126,7 @@ class LocalEngine:
             ids = ids[cut:]
             self._count_cut(cut, key)
         limit = max(min(options.max_new_tokens, self.context - len(ids)), 1)
-        watch = TextStream(self.tokenizer, options.stop) if options.stop else None
+        watch = TextStream(self.tokenizer, options.stop, self._lead) if options.stop else None
         return Row(key, ids, options, limit, cut=cut, watch=watch)
 
     def _count_cut(self, tokens: int, key: str) -> None:

@@ -106,7 +106,10 @@ class Engine(Protocol):
 
 
 class Renderer(Protocol):
-    """Turns conversations into prompts; :class:`danlu.data.templates.Template` is one."""
+    """Turns conversations into prompts; :class:`danlu.data.templates.Template` is one.
+
+    It may have a ``lead``: white space that the model writes before the text of an answer, which is left out of it.
+    """
 
     stop_ids: frozenset[int]
 

@@ -27,6 +27,12 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(places)[1]], True) if places else (text, False)
 
 
+def without_lead(text: str, lead: str) -> str:
+    """A text without as much of ``lead`` as it begins with."""
+    same = next((place for place, (a, b) in enumerate(zip(text, lead)) if a != b), min(len(text), len(lead)))
+    return text[same:]
+
+
 class TextStream:
     """Collects tokens and gives out the text that is certain so far.
 
@@ -36,10 +42,11 @@ class TextStream:
     Args:
         tokenizer: decodes ids.
         stop: texts that end the answer.
+        lead: what the template writes before an answer's text; as much of it as comes first is left out.
     """
 
-    def __init__(self, tokenizer: Decoder, stop: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
+    def __init__(self, tokenizer: Decoder, stop: Sequence[str] = (), lead: str = "") -> None:
+        self._tokenizer, self._stop, self._lead = tokenizer, tuple(stop), lead
         self._ids: list[int] = []
         self._from = self._shown = 0  # ids[_from:_shown] are context, ids[_shown:] are not yet text
         self._held = ""
@@ -48,11 +55,19 @@ class TextStream:
     def push(self, token: int) -> str:
         """Add a token; the new text that is certain, possibly empty."""
         self._ids.append(token)
-        return self._release(self._fresh(), last=False)
+        return self._release(self._led(self._fresh()), last=False)
 
     def finish(self) -> str:
         """The text that was held back, when no more tokens come."""
-        return self._release(self._fresh(last=True), last=True)
+        return self._release(self._led(self._fresh(last=True)), last=True)
+
+    def _led(self, text: str) -> str:
+        """New text without what is left of the lead."""
+        if not self._lead or not text:
+            return text
+        rest = without_lead(text, self._lead)
+        self._lead = "" if rest else self._lead[len(text) :]
+        return rest
 
     def _fresh(self, *, last: bool = False) -> str:
         before = decode(self._tokenizer, self._ids[self._from : self._shown])

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from danlu.models.sources import packaged_models
+from danlu.models.zoo import packaged_models
 
 CARD = """---
 {front}---

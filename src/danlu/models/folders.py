@@ -151,7 +151,7 @@ def room_for(folder: Path, size: int, target: Path) -> None:
         raise RunError(
             f"the model needs {(size + SPARE) / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
             where=str(target),
-            hint="Free some space or choose a folder on another disk; nothing was written.",
+            hint="Free some space or choose a folder on another disk (DANLU_CACHE for the cache); nothing was written.",
         )
 
 

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from danlu.core.errors import ModelError
 from danlu.models.chatglm.convert import converted_family, is_original, native_folder
 from danlu.models.chatglm.families import family_names, find_family, generation
+from danlu.models.chatglm.tokenizer import original_tokenizer
 from danlu.models.chatglm.v1 import check_first_version, register
 from danlu.models.gguf import dequantised
 from danlu.models.hub import fetch
 from danlu.models.quantize import Quantization, keep_layout, quantized
 from danlu.models.quiet import quiet
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
+from danlu.models.zoo import family_of_type
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DataType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "ice_text.model")
 UNEXPECTED_BY_DESIGN = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 
 
@@ -128,6 +130,13 @@ def _from_folder(folder: Path, **options: Any) -> Any:
     except MemoryError as error:
         raise ModelError("there is not enough memory for the weights", where=str(folder)) from error
     except Exception as error:  # safetensors, pickle, JSON and shape errors share no base class
+        attention = options.get("attn_implementation")
+        if attention and "does not support" in str(error):
+            raise ModelError(
+                f"this kind of model cannot be computed with {attention}",
+                where=str(folder),
+                hint="Leave flash_attn out: sequences are then packed without it.",
+            ) from error
         raise ModelError(
             f"the weights cannot be loaded ({_first_line(error)})",
             where=str(folder),
@@ -168,11 +177,14 @@ def check_architecture(folder: Path) -> str:
         register()
         return str(kind)
     if kind not in CONFIG_MAPPING_NAMES:
-        if config.get("auto_map"):
+        family = family_of_type(str(kind))
+        known = family.needs_code if family else None
+        if known or config.get("auto_map"):
+            what = f"{known.reason} (model type {kind!r})" if known else f"the model type {kind!r}"
             raise ModelError(
-                f"the model type {kind!r} needs Python code from the model folder, which danlu never runs",
+                f"{what} needs Python code from the model folder, which danlu never runs",
                 where=where,
-                hint="Use a release of the model that transformers reads by itself.",
+                hint=known.instead if known else "Use a release of the model that transformers reads by itself.",
             )
         hint = "A newer transformers may know it."
         raise ModelError(f"the model type {kind!r} is unknown to transformers", where=where, hint=hint)
@@ -240,12 +252,17 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def _tokenizer(folder: Path) -> Any:
+    original = original_tokenizer(folder)
+    if original is not None:
+        return original
     from transformers import AutoTokenizer
 
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception
+        if (folder / "config.json").is_file():
+            check_architecture(folder)  # a model that cannot be used at all is not a damaged tokenizer
         raise ModelError(
             f"the tokenizer cannot be loaded ({_first_line(error)})",
             where=str(folder),

@@ -12,7 +12,8 @@ from danlu.core.errors import RunError
 from danlu.core.files import expanded, read_json
 from danlu.models.adapters import attach_all, read_adapter
 from danlu.models.loading import DataType, has_tokenizer, load_model, load_tokenizer
-from danlu.models.sources import has_weights, packaged_models
+from danlu.models.sources import has_weights
+from danlu.models.zoo import packaged_models
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,64 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import yaml
-
 from danlu.core.checkpoints import follow
-from danlu.core.errors import MissingDependency, ModelError, did_you_mean
+from danlu.core.errors import ModelError, did_you_mean
+from danlu.models.zoo import packaged_models
 
 SourceKind: TypeAlias = Literal["folder", "gguf", "packaged", "hub"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-
-
-@dataclass(frozen=True, slots=True)
-class PackagedModel:
-    """A model carried by a Python package, as ``assets/models/*.yaml`` describes it.
-
-    Attributes:
-        name: what it is called on the command line.
-        title: what it is called elsewhere.
-        parameters: number of weights.
-        context: longest sequence, in tokens.
-        languages: ISO 639-1 codes.
-        licence: SPDX identifier.
-        source: address of the original release.
-        package: name on the package index; ``module`` is what it is imported as.
-        file: the GGUF file inside the package.
-    """
-
-    name: str
-    title: str
-    parameters: int
-    context: int
-    languages: tuple[str, ...]
-    licence: str
-    source: str
-    package: str
-    module: str
-    file: str
-
-    def gguf(self) -> Path:
-        """The file, found without running any code of the package.
-
-        Raises:
-            MissingDependency: when the package is not installed.
-        """
-        spec = importlib.util.find_spec(self.module)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            path = Path(folder) / self.file
-            if path.is_file():
-                return path
-        raise MissingDependency(f"--no-deps {self.package}", f"for the model {self.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +30,6 @@ class ModelSource:
     kind: SourceKind
     name: str
     path: Path | None
-
-
-@cache
-def packaged_models() -> dict[str, PackagedModel]:
-    """Every packaged model that danlu knows, by name."""
-    found: dict[str, PackagedModel] = {}
-    for entry in sorted((resources.files("danlu") / "assets" / "models").iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".yaml"):
-            fields: dict[str, Any] = yaml.safe_load(entry.read_text(encoding="utf-8"))
-            model = PackagedModel(**{**fields, "languages": tuple(fields["languages"])})
-            found[model.name] = model
-    return found
 
 
 def resolve_model(name: str | Path) -> ModelSource:

@@ -53,14 +53,48 @@ def estimates(free: int, *, bf16: bool, gpu: bool) -> list[Estimate]:
         config = build(TrainConfig, {**precision, **options}, where=str(FILE))
         for size, (shape, small) in shapes.items():
             trainable = _extended([trainable_parameters(one, config) for one in small], shape.layers)
-            needed = [
+            kept, recomputed = (
                 memory_needed(shape, trainable, config, _load(content["tokens"], config, recompute, gpu))
                 for recompute in (False, True)
-            ]
-            limit = SAFETY * free
-            verdict: Verdict = "fits" if needed[0] <= limit else "recomputed" if needed[1] <= limit else "no"
-            found.append(Estimate(method, size, needed[0], needed[1], verdict))
+            )
+            found.append(Estimate(method, size, kept, recomputed, _verdict(kept, recomputed, free)))
     return found
+
+
+def similar(parameters: Mapping[str, int], free: int, *, bf16: bool, gpu: bool) -> list[Estimate]:
+    """Every method on models of other sizes, from the models of ``assets/shapes.yaml`` next to them in size.
+
+    Bytes are taken to grow in a straight line between two sizes, and in proportion to the weights outside them.
+
+    Args:
+        parameters: number of weights of each model, by the name that its estimates get as ``size``.
+        free: bytes that a run may use.
+        bf16: whether runs compute in bfloat16.
+        gpu: whether they run on a GPU.
+    """
+    known = estimates(free, bf16=bf16, gpu=gpu)
+    counts = {size: counted(numbers)[0].parameters for size, numbers in read_yaml(FILE)["sizes"].items()}
+    found = []
+    for name, count in parameters.items():
+        for method in dict.fromkeys(estimate.method for estimate in known):
+            points = [(counts[one.size], one.bytes, one.recomputed) for one in known if one.method == method]
+            kept, recomputed = (_on_line(count, [(point[0], point[which]) for point in points]) for which in (1, 2))
+            found.append(Estimate(method, name, kept, recomputed, _verdict(kept, recomputed, free)))
+    return found
+
+
+def _on_line(place: int, points: list[tuple[int, int]]) -> int:
+    (first, low), (last, high) = points[0], points[-1]
+    if not first < place < last:
+        return int(low * place / first) if place <= first else int(high * place / last)
+    above = next(number for number, (count, _) in enumerate(points) if count > place)
+    (left, low), (right, high) = points[above - 1], points[above]
+    return int(low + (high - low) * (place - left) / (right - left))
+
+
+def _verdict(kept: int, recomputed: int, free: int) -> Verdict:
+    limit = SAFETY * free
+    return "fits" if kept <= limit else "recomputed" if recomputed <= limit else "no"
 
 
 def counted(numbers: Mapping[str, Any]) -> tuple[Shape, tuple[Shape, ...]]:

@@ -224,30 +224,60 @@ def examine(model: Any) -> Abilities:
     own = model.config._attn_implementation
     packed = False
     if getattr(model, "_supports_attention_backend", False):
+        alone = _one_by_one(model.eval())
         register()
         model.set_attn_implementation(PACKED)
-        packed = _packing_is_exact(model)
+        packed = _packing_is_exact(model, alone)
         if not packed:
             model.set_attn_implementation(own)
     return Abilities(packed=packed, plain_head=_head_is_plain(model))
 
 
+CUTS = (0, 7, 12)
+"""Where the two sequences of the probe begin and end."""
+
+
 @torch.no_grad()
-def _packing_is_exact(model: Any) -> bool:
-    learner = Learner(model.eval(), Abilities(packed=True, plain_head=True))
-    ids = _probe_ids(model, 12)
-    cuts = [0, 7, 12]
-    bounds = torch.tensor(cuts, device=ids.device)
-    positions = torch.cat([torch.arange(7), torch.arange(5)]).unsqueeze(0).to(ids.device)
-    try:
-        together = learner._hidden({"input_ids": ids, "position_ids": positions, "bounds": bounds})
-        apart = [
+def _one_by_one(model: Any) -> Tensor:
+    """Hidden states of the probe's sequences, each computed by itself with the model's own attention."""
+    ids = _probe_ids(model, CUTS[-1])
+    return torch.cat(
+        [
             model.base_model(input_ids=ids[:, start:end], use_cache=False).last_hidden_state[0]
-            for start, end in zip(cuts[:-1], cuts[1:])
+            for start, end in zip(CUTS[:-1], CUTS[1:])
         ]
+    )
+
+
+@torch.no_grad()
+def _packing_is_exact(model: Any, alone: Tensor) -> bool:
+    learner = Learner(model, Abilities(packed=True, plain_head=True))
+    ids = _probe_ids(model, CUTS[-1])
+    windows: list[Any] = []
+    positions = torch.cat([torch.arange(end - start) for start, end in zip(CUTS[:-1], CUTS[1:])])
+    try:
+        together = model.base_model(
+            input_ids=ids,
+            position_ids=positions.unsqueeze(0).to(ids.device),
+            use_cache=False,
+            witness=windows,
+            **learner._options(torch.tensor(CUTS, device=ids.device)),
+        ).last_hidden_state[0]
     except (TypeError, RuntimeError, ValueError, AttributeError):
         return False  # code that does not pass unknown arguments to its attention
-    return _same(together, torch.cat(apart))
+    asked = sum(window is not None for window in windows)
+    return asked >= _windowed_layers(model.config.get_text_config()) and _same(together, alone)
+
+
+def _windowed_layers(config: Any) -> int:
+    """How many layers see only some of the tokens before them: more than a short probe can show.
+
+    Layers that see chunks are counted twice: packed attention knows windows alone.
+    """
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    windows = kinds.count("sliding_attention") if getattr(config, "sliding_window", None) else 0
+    chunks = kinds.count("chunked_attention") if getattr(config, "attention_chunk_size", None) else 0
+    return windows + 2 * chunks
 
 
 @torch.no_grad()
@@ -258,7 +288,8 @@ def _head_is_plain(model: Any) -> bool:
     ids = _probe_ids(model, 5)
     model.eval()
     logits = model(input_ids=ids, use_cache=False).logits
-    return _same(logits, head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state))
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return _same(logits, head(hidden.to(head.weight.dtype)))  # some keep the last states in float32
 
 
 def _probe_ids(model: Any, count: int) -> Tensor:
@@ -267,6 +298,8 @@ def _probe_ids(model: Any, count: int) -> Tensor:
     return (torch.arange(count, device=device) * 37 % (size - 3) + 3).unsqueeze(0)
 
 
-def _same(first: Tensor, second: Tensor, tolerance: float = 0.03) -> bool:
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether numbers are the same but for rounding; half precision rounds differently along other ways."""
+    tolerance = 1e-3 if first.dtype == torch.float32 else 0.03
     first, second = first.float(), second.float()
     return bool((first - second).norm() <= tolerance * second.norm())

@@ -16,6 +16,7 @@ from typing import Any
 from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
 from danlu.core.ranks import Ranks
+from danlu.models.memory import free_memory
 from danlu.models.quantize import Quantization
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
@@ -47,6 +48,8 @@ class Shape:
     tables: int
     linear: int
     """Weights of linear layers, without the output layer: what quantisation makes smaller."""
+    experts: int
+    """Weights of experts that are one tensor a layer, which adapters do not reach."""
     model: Any
     """The configuration itself, to build the model from."""
 
@@ -124,16 +127,16 @@ def read_shape(model_config: Any) -> Shape:
     from danlu.tune.methods.peft_adapters import linear_names
 
     model = _without_weights(model_config)
-    heads = model_config.num_attention_heads
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=model_config.hidden_size,
         intermediate=getattr(model_config, "intermediate_size", None) or 4 * model_config.hidden_size,
         layers=model_config.num_hidden_layers,
-        heads=heads,
+        heads=getattr(model_config, "num_attention_heads", None) or 0,  # a state space has none
         vocabulary=model_config.vocab_size,
         tables=sum(weight.numel() for weight in _tables(model)),
         linear=sum(layer.weight.numel() for layers in linear_names(model).values() for layer in layers),
+        experts=sum(one.numel() for name, one in model.named_parameters() if one.ndim == 3 and ".experts." in name),
         model=model_config,
     )
 
@@ -234,26 +237,6 @@ def _layers_with_gradient(shape: Shape, config: TrainConfig) -> int:
     if config.method.finetuning_type == "freeze" and 0 < count <= shape.layers:
         return count
     return shape.layers
-
-
-def free_memory() -> int:
-    """Bytes that a run may use: of the first GPU if there is one, of the machine otherwise."""
-    import torch
-
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return int(free)
-    for line in _read_meminfo():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    import os
-
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _read_meminfo() -> list[str]:
-    path = Path("/proc/meminfo")
-    return path.read_text(encoding="ascii").splitlines() if path.exists() else []
 
 
 def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:

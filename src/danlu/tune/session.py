@@ -34,9 +34,10 @@ from danlu.tune.batches import Sequences, pack_groups, training_batches
 from danlu.tune.boundary import BoundaryCache, split_dtype
 from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
+from danlu.tune.contexts import check_contexts
 from danlu.tune.learner import Learner, examine
 from danlu.tune.matrix import ONLINE
-from danlu.tune.methods import METHODS, Tuned
+from danlu.tune.methods import METHODS, Tuned, family
 from danlu.tune.norms import speed_up_norms
 from danlu.tune.objectives import needs
 from danlu.tune.online.plan import RolloutPlan, check_room
@@ -101,9 +102,12 @@ class Session:
         if self.config.task.stage in ONLINE:
             check_room(self.config, int(lengths.max()), getattr(model_config, "max_position_embeddings", None))
         rows = Rows(self.store.report, units, int(lengths.max()))
-        plan = make_plan(self.config, read_shape(model_config), rows, planned(self.config), self.decided)
+        shape = read_shape(model_config)
+        plan = make_plan(self.config, shape, rows, planned(self.config), self.decided)
         if self.decided is not None:
             return plan
+        if context_end := getattr(model_config, "context_end_token_id", None):
+            check_contexts(self.store, members, context_end)
         share = 100 * plan.trainable / plan.parameters
         note(
             f"plan: {plan.steps} steps of {plan.batch} sequences, {plan.trainable:,} of {plan.parameters:,} weights "
@@ -111,6 +115,11 @@ class Session:
             + (", activations recomputed" if plan.checkpointing else "")
             + (f", {plan.processes} processes" if plan.processes > 1 else "")
         )
+        if shape.experts and family(self.config.method.finetuning_type).kind == "peft":
+            note(
+                f"the experts are one tensor a layer, which adapters do not reach: {shape.experts:,} weights "
+                f"({100 * shape.experts / plan.parameters:.0f} %) stay as they are"
+            )
         if self.config.task.stage in ONLINE:
             options = self.config.optimizer
             alone = options.per_device_train_batch_size * options.gradient_accumulation_steps
@@ -196,7 +205,9 @@ class Session:
         if tuned.prefix is not None and not abilities.packed:
             raise RunError(
                 f"{config.method.finetuning_type} needs packed attention, which this model's code does not allow",
-                hint="Leave flash_attn out, or use another method, for instance finetuning_type=lora.",
+                hint="Use another method, for instance finetuning_type=lora."
+                if config.model.flash_attn in ("auto", "packed")
+                else "Leave flash_attn out.",
             )
         cache = self._boundary_cache(tuned, members)
         learner = Learner(tuned.model, abilities, tuned.prefix, cache, config)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu import __version__
+from danlu.core.console import note
 from danlu.core.errors import ModelError
 from danlu.core.files import write_json
 from danlu.core.manifest import weights_fingerprint
@@ -29,6 +30,13 @@ RECORD = "danlu_conversion.json"
 SHARD_SIZE = 5.0
 """Largest weight file, in GB (10^9 bytes)."""
 
+PREFIX = "transformer.prefix_encoder."
+"""How tensors begin that the official P-Tuning scripts trained; :mod:`danlu.models.chatglm.prefix` reads them."""
+
+PREFIX_HINT = (
+    "It holds a prefix of the official P-Tuning scripts: name the released model as the model, and this folder as the "
+    "adapter (--adapter, adapter_name_or_path)."
+)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -71,7 +79,8 @@ def is_original(folder: Path) -> bool:
 def converted_family(folder: Path) -> str | None:
     """The ChatGLM family that a folder was converted from, if it was."""
     path = folder / RECORD
-    return str(read_folder_json(path)["family"]) if path.is_file() else None
+    found = read_folder_json(path).get("family") if path.is_file() else None
+    return str(found) if found else None
 
 
 def lasting_folder(folder: Path) -> Path:
@@ -106,16 +115,17 @@ def convert(
     """
     shards = Shards(source)
     check_tensors(shards.stored, layout, source)
-    made = native_tensors(layout)
+    order = {name: number for number, name in enumerate(shards.stored)}
+    made = sorted(native_tensors(layout), key=lambda item: order[item.pieces[0].name])  # no file is opened twice
     tensors = [_stored(item, shards.stored, dtype) for item in made]
+    write_tokenizer_files(source, target, layout.family)
     room_for(target, sum(tensor.size for tensor in tensors), target)
     values = (_cast(item.build(shards.read), dtype) for item in made)
     write_shards(target, tensors, values, limit=max(int(shard_size * 1e9), 1))
     config = read_folder_json(source / "config.json")
     written = Counter(tensor.dtype for tensor in tensors).most_common(1)[0][0]
     write_json(target / "config.json", glm_config(layout, NAMES[written]))
-    write_json(target / "generation_config.json", _generation(source, layout))
-    write_tokenizer_files(source, target)
+    write_json(target / "generation_config.json", _generation(source, layout, _ends(source, layout.family)))
     write_json(target / RECORD, _record(source, layout, config, shards))
 
 
@@ -128,14 +138,15 @@ def check_tensors(stored: Mapping[str, Stored], layout: Layout, source: Path) ->
     expected = {item.name: item.shape for item in original_tensors(layout)}
     where = str(source)
     missing = [name for name in expected if name not in stored]
+    prefix = PREFIX_HINT if any(name.startswith(PREFIX) for name in stored) else None
     if missing:
-        raise ModelError(f"{len(missing)} weights are missing, for instance {missing[0]}", where=where)
+        raise ModelError(f"{len(missing)} weights are missing, for instance {missing[0]}", where=where, hint=prefix)
     left = [name for name in stored if name not in expected and name != INVERSE_FREQUENCIES]
     if left:
         raise ModelError(
             f"{len(left)} weights have no place in a {layout.family} model, for instance {left[0]}",
             where=where,
-            hint="A prefix, a classifier or quantised weights are not part of the base model.",
+            hint=prefix or "A classifier or quantised weights are not part of the base model.",
         )
     for name, shape in expected.items():
         if stored[name].shape != shape:
@@ -159,11 +170,13 @@ def _cast(tensor: Any, dtype: str | None) -> Any:
     return tensor if dtype is None else tensor.to(getattr(torch, dtype))
 
 
-def _generation(source: Path, layout: Layout) -> dict[str, Any]:
-    """generation_config.json: the original's, with the tokens that config.json names where it names none."""
+def _generation(source: Path, layout: Layout, ends: list[int]) -> dict[str, Any]:
+    """generation_config.json: the original's, and every token that ends an answer."""
     given = _generation_config(source) or {}
     kept = {key: value for key, value in given.items() if not key.startswith("_") and key != "transformers_version"}
-    return {"eos_token_id": layout.eos, "pad_token_id": layout.pad, **kept}
+    eos = kept.get("eos_token_id", layout.eos)
+    every = list(dict.fromkeys([*(eos if isinstance(eos, list) else [eos]), *ends]))
+    return {"pad_token_id": layout.pad, **kept, "eos_token_id": every if len(every) > 1 else every[0]}
 
 
 def _generation_config(source: Path) -> dict[str, Any] | None:
@@ -171,13 +184,41 @@ def _generation_config(source: Path) -> dict[str, Any] | None:
     return read_folder_json(path) if path.is_file() else None
 
 
-def write_tokenizer_files(source: Path, target: Path) -> None:
-    """Copy the tokenizer where it is one that transformers reads by itself."""
-    if not (source / "tokenizer.json").is_file():
-        return
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+def write_tokenizer_files(source: Path, target: Path, family: str) -> None:
+    """Write a tokenizer that transformers reads by itself: converted from ``tokenizer.model``, or copied.
+
+    Raises:
+        ModelError: when ``tokenizer.model`` is damaged.
+        MissingDependency: when a package that reads it is missing.
+    """
+    from danlu.models.chatglm.tokenizer import CONTROL, MODEL_FILE, write_tokenizer
+
+    if (source / MODEL_FILE).is_file() and family in CONTROL:
+        write_tokenizer(source, target, family)
+    elif (source / "tokenizer.json").is_file():
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
+    else:
+        note(
+            f"{source.name} has no tokenizer that can be converted: training and answering need tokenizer.json and "
+            "tokenizer_config.json beside config.json"
+        )
+
+
+def _ends(source: Path, family: str) -> list[int]:
+    """Ids of the control tokens that end an answer besides the end of sequence."""
+    from tokenizers import Tokenizer
+
+    from danlu.models.chatglm.tokenizer import ENDS, MODEL_FILE, end_ids
+
+    path = source / "tokenizer.json"
+    if (source / MODEL_FILE).is_file() and family in ENDS:
+        return end_ids(source, family)
+    if not ENDS.get(family) or not path.is_file():
+        return []
+    tokenizer = Tokenizer.from_file(str(path))
+    return [number for text in ENDS[family] if (number := tokenizer.token_to_id(text)) is not None]
 
 
 def _record(source: Path, layout: Layout, config: Mapping[str, Any], shards: Shards) -> dict[str, Any]:

@@ -8,13 +8,15 @@ compared with the SentencePiece library before it is written.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import MissingDependency, ModelError
+from danlu.core.console import warn
+from danlu.core.errors import ModelError
 from danlu.data.named_templates import template_text
 from danlu.models.chatglm.hard_texts import hard_texts
+from danlu.models.chatglm.pieces import BYTE, CONTROL_PIECE, NORMAL, UNKNOWN, read_sentencepiece
+from danlu.models.sources import read_folder_json
 
 MASKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 CONTROL = {"chatglm2": MASKS, "chatglm3": (*MASKS, "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")}
@@ -27,9 +29,15 @@ ENDS = {"chatglm2": (), "chatglm3": ("<|user|>", "<|observation|>")}
 """Control tokens that end an answer besides the end of sequence; generation_config.json should name them."""
 
 MODEL_FILE = "tokenizer.model"
-NORMAL, UNKNOWN, CONTROL_PIECE, BYTE = 1, 2, 3, 6  # types of pieces in sentencepiece_model.proto
+SLOW_CLASS = "ChatGLM2Tokenizer"
+"""The class in tokenizer_config.json of a tokenizer that could not be made a fast one."""
+
 BPE = 2
 SPACE = "\u2581"
+
+
+class InexactTokenizerError(ModelError):
+    """A fast tokenizer would read some text otherwise than the original."""
 
 
 def write_tokenizer(source: Path, target: Path, family: str) -> None:
@@ -37,26 +45,93 @@ def write_tokenizer(source: Path, target: Path, family: str) -> None:
 
     Ids and decoded text are those of the SentencePiece library for every text whose control tokens are left alone;
     plain transformers, unlike danlu, turns control tokens inside a text into ids unless it is called with
-    ``split_special_tokens=True``.
+    ``split_special_tokens=True``. Where no fast tokenizer is exact, one is written that danlu reads with SentencePiece.
 
     Args:
         source: the original folder, with ``tokenizer.model``.
-        target: where tokenizer.json, tokenizer_config.json and the chat template are written.
+        target: where the tokenizer, its settings and the chat template are written.
         family: ``chatglm2`` or ``chatglm3``.
 
     Raises:
         MissingDependency: when sentencepiece or protobuf is not installed.
-        ModelError: when the file is missing, damaged, of another kind, or the conversion is not exact.
+        ModelError: when the file is missing or damaged.
     """
     if family not in CONTROL:
-        raise ModelError(f"there is no fast tokenizer for the family {family!r}", hint=f"Known: {', '.join(CONTROL)}.")
-    tokenizer = fast_tokenizer(source, family)
+        raise ModelError(f"there is no tokenizer for the family {family!r}", hint=f"Known: {', '.join(CONTROL)}.")
+    open_tokenizer(source, family).save_pretrained(target)
+
+
+def open_tokenizer(folder: Path, family: str) -> Any:
+    """The tokenizer of an original folder with its chat template: a fast one if that is exact."""
+    try:
+        tokenizer = fast_tokenizer(folder, family)
+    except InexactTokenizerError as error:
+        warn(f"{error.what}: it is read with SentencePiece itself, which is slower and which other programs do not do")
+        tokenizer = slow_tokenizer(folder, family)
     tokenizer.chat_template = template_text(family)
-    tokenizer.save_pretrained(target)
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
+def slow_tokenizer(folder: Path, family: str) -> Any:
+    """The tokenizer of a folder with ``tokenizer.model``, read with SentencePiece."""
+    from danlu.models.chatglm.later_tokenizer import ChatGLM2Tokenizer
+
+    return ChatGLM2Tokenizer.from_pretrained(folder, chatglm_family=family)
+
+
+def original_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder that holds a ChatGLM one as it was released; None for any other folder.
+
+    Raises:
+        MissingDependency: when sentencepiece or protobuf is not installed.
+        ModelError: when it cannot be read, or the files do not tell whether it is ChatGLM2's or ChatGLM3's.
+    """
+    if (folder / "ice_text.model").is_file():
+        from danlu.models.chatglm.v1_tokenizer import open_first_tokenizer
+
+        return open_first_tokenizer(folder)
+    path = folder / "tokenizer_config.json"
+    if (folder / "tokenizer.json").is_file() or not (folder / MODEL_FILE).is_file() or not path.is_file():
+        return None
+    settings = read_folder_json(path)
+    if settings.get("tokenizer_class") == SLOW_CLASS:
+        return slow_tokenizer(folder, settings["chatglm_family"])
+    is_original = settings.get("tokenizer_class") == "ChatGLMTokenizer"
+    return open_tokenizer(folder, tokenizer_family(folder)) if is_original else None
+
+
+def end_ids(folder: Path, family: str) -> list[int]:
+    """Ids of the control tokens that end an answer besides the end of sequence, for an original folder."""
+    processor, _ = read_sentencepiece(folder / MODEL_FILE)
+    return [processor.vocab_size() + CONTROL[family].index(text) for text in ENDS[family]]
+
+
+def tokenizer_family(folder: Path) -> str:
+    """Whose tokenizer an original folder holds: the role tokens in its files tell, or the names in them.
+
+    Raises:
+        ModelError: when neither does.
+    """
+    files = [folder / name for name in ("tokenizer_config.json", "tokenization_chatglm.py", "config.json")]
+    texts = [file.read_text(encoding="utf-8", errors="replace").lower() for file in files if file.is_file()]
+    if any("<|assistant|>" in text or "chatglm3" in text for text in texts):
+        return "chatglm3"
+    if any("chatglm2" in text for text in texts) or files[1].is_file():
+        return "chatglm2"
+    raise ModelError(
+        "the tokenizer may be that of ChatGLM2 or of ChatGLM3, and no file tells",
+        where=str(folder),
+        hint="Copy tokenization_chatglm.py of the original folder beside it; it is read, never run.",
+    )
 
 
 def fast_tokenizer(source: Path, family: str) -> Any:
-    """The converted tokenizer, compared with the original and not yet saved; see :func:`write_tokenizer`."""
+    """The fast tokenizer of an original folder, compared with it, without a chat template.
+
+    Raises:
+        InexactTokenizerError: when some text would be read otherwise.
+    """
     from transformers import PreTrainedTokenizerFast
 
     path = source / MODEL_FILE
@@ -75,37 +150,6 @@ def fast_tokenizer(source: Path, family: str) -> Any:
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
-
-
-def read_sentencepiece(path: Path) -> tuple[Any, Any]:
-    """A SentencePiece model: the processor, and the protocol buffer that it was read from.
-
-    Raises:
-        MissingDependency: when sentencepiece or protobuf is not installed.
-        ModelError: when the file is missing or no such model.
-    """
-    try:
-        from sentencepiece import SentencePieceProcessor
-
-        messages: Any = import_module("sentencepiece.sentencepiece_model_pb2")  # made by protobuf when it is imported
-    except ImportError as error:
-        package = "protobuf" if "google" in str(error) else "sentencepiece"
-        raise MissingDependency(package, "to read the tokenizer of a ChatGLM model", extra="tune") from error
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"the tokenizer cannot be read ({error.strerror})", where=str(path)) from error
-    if content.startswith(b"version https://git-lfs"):
-        raise ModelError(
-            "this is a pointer of Git LFS, not the tokenizer itself",
-            where=str(path),
-            hint="Fetch the real file, for instance with `git lfs pull`.",
-        )
-    try:
-        proto = messages.ModelProto.FromString(content)
-        return SentencePieceProcessor(model_proto=content), proto
-    except Exception as error:  # protobuf and sentencepiece share no base class
-        raise ModelError(f"this is not a SentencePiece model ({error})", where=str(path)) from error
 
 
 def _check_kind(proto: Any, path: Path) -> None:
@@ -129,8 +173,8 @@ def _check_kind(proto: Any, path: Path) -> None:
         if holds
     ]
     if wrong:
-        raise ModelError(
-            f"this SentencePiece model cannot be converted exactly: {'; '.join(wrong)}",
+        raise InexactTokenizerError(
+            f"the tokenizer has no exact fast counterpart ({'; '.join(wrong)})",
             where=str(path),
             hint="Check that the file belongs to a released ChatGLM2 or ChatGLM3 model.",
         )
@@ -181,7 +225,7 @@ def check_equal(core: Any, processor: Any, path: Path, texts: Iterable[str] | No
     """Compare ids and decoded text with SentencePiece.
 
     Raises:
-        ModelError: with the first text that differs.
+        InexactTokenizerError: with the first text that differs.
     """
     core.encode_special_tokens = True
     try:
@@ -197,9 +241,5 @@ def check_equal(core: Any, processor: Any, path: Path, texts: Iterable[str] | No
         core.encode_special_tokens = False
 
 
-def _differs(path: Path, what: str) -> ModelError:
-    return ModelError(
-        f"the converted tokenizer differs from the original: {what}",
-        where=str(path),
-        hint="Nothing was written; please report this file.",
-    )
+def _differs(path: Path, what: str) -> InexactTokenizerError:
+    return InexactTokenizerError(f"the fast tokenizer would differ from the original ({what})", where=str(path))

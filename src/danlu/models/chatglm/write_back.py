@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from danlu.core.console import warn
 from danlu.core.errors import ModelError
 from danlu.core.files import write_json
-from danlu.models.chatglm.convert import RECORD
+from danlu.models.chatglm.convert import RECORD, converted_family
 from danlu.models.chatglm.layout import Layout, glm_config, read_layout
 from danlu.models.chatglm.tensors import Made, native_tensors, original_tensors
 from danlu.models.loading import model_folder
+from danlu.models.original_code import code_files
 from danlu.models.runs import open_run
 from danlu.models.shards import CODES, NAMES, Shards, Stored, write_shards
 from danlu.models.sources import read_folder_json
@@ -48,7 +49,7 @@ def find_record(model: TrainedModel) -> dict[str, Any]:
     while name is not None and name not in seen:
         seen.add(name)
         folder = model_folder(name)
-        if (folder / RECORD).is_file():
+        if converted_family(folder) is not None:
             return read_folder_json(folder / RECORD)
         name = _stands_on(folder)
     raise ModelError(
@@ -147,7 +148,7 @@ def _copy_companions(source: Path, config: Mapping[str, Any], folder: Path) -> N
         for file in source.glob(pattern) if source.is_dir() else ():
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
-    missing = [name for name in _code_files(config) if not (folder / name).is_file()]
+    missing = [name for name in code_files(config) if not (folder / name).is_file()]
     if not (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         missing.append("tokenizer.model")
     if missing:
@@ -155,13 +156,6 @@ def _copy_companions(source: Path, config: Mapping[str, Any], folder: Path) -> N
             f"{source} does not have {', '.join(missing)}: copy them from the model's release into the written folder "
             "before a program uses it that runs the original code"
         )
-
-
-def _code_files(config: Mapping[str, Any]) -> list[str]:
-    """Files that ``auto_map`` of a config names; those of another repository (``owner/name--module``) are not here."""
-    named = config.get("auto_map") or {}
-    classes = [item for value in named.values() for item in (value if isinstance(value, list) else [value])]
-    return sorted({f"{item.split('.')[0]}.py" for item in classes if isinstance(item, str) and "--" not in item})
 
 
 def load_original(folder: Path, family: str) -> Any:

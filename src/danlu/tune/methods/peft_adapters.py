@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from danlu.core.errors import ConfigError, did_you_mean
 from danlu.models import adapters
 from danlu.models.adapters import attach
 from danlu.models.quiet import quiet
+from danlu.models.zoo import family_of_type
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
 from danlu.tune.methods.given import merge_given
@@ -41,27 +43,53 @@ def put_on(model: Any, config: TrainConfig, settings: Callable[[Any], Any]) -> t
     return Tuned(adapter.get_base_model(), adapter), True
 
 
-def linear_names(model: Any) -> dict[str, list[nn.Linear]]:
+def linear_names(model: Any) -> dict[str, list[Any]]:
     """The linear layers by the last part of their name, without the output layer."""
     head = model.get_output_embeddings()
-    found: dict[str, list[nn.Linear]] = {}
+    found: dict[str, list[Any]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not head:
+        if module is not head and _is_linear(module):
             found.setdefault(name.rsplit(".", 1)[-1], []).append(module)
     return found
+
+
+def _is_linear(module: Any) -> bool:
+    """Whether a layer is y = W x + b, also with W stored transposed (GPT-2), in few bits, or by code of its own.
+
+    Some models derive other things from a linear layer, such as a router that answers which experts to ask.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    if not isinstance(module, nn.Linear):
+        return isinstance(module, Conv1D)
+    kind = type(module)
+    if kind.forward is nn.Linear.forward or not kind.__module__.startswith("transformers.models."):
+        return True
+    weight = module.weight
+    with torch.no_grad():
+        answer: Any = module(torch.zeros(1, module.in_features, dtype=weight.dtype, device=weight.device))
+    return isinstance(answer, torch.Tensor) and answer.shape == (1, module.out_features)
 
 
 def targets(model: Any, wanted: Sequence[str], where: str) -> list[str]:
     """Names of the linear layers to adapt; ``all`` means every one but the output layer.
 
     Raises:
-        ConfigError: when a name fits no linear layer of the model.
+        ConfigError: when a name fits no linear layer of the model, or one that an adapter cannot change.
     """
     linear = linear_names(model)
+    family = family_of_type(str(model.config.model_type))
+    fused = family.modules.fused if family else ()
     chosen: list[str] = []
     for name in (part for given in wanted for part in known_names(given, linear)):
         if name == "all":
-            chosen += sorted(linear)
+            chosen += sorted(linear.keys() - set(fused))
+        elif name in fused:
+            raise ConfigError(
+                f"an adapter on {name} would be ignored: a fused kernel of this model reads its weights directly",
+                where=where,
+                hint="all means every layer that can be adapted.",
+            )
         elif name in linear:
             chosen.append(name)
         else:
