@@ -18,13 +18,18 @@ from test_soft_prompts import prompt_of
 from tiny import build_chatglm1
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification
 
 from danlu.core.errors import ModelError
 from danlu.engine.protocol import Completion, GenerationOptions, Request
 from danlu.models.adapters import attach, merge
 from danlu.models.chatglm.v1.places import following
+from danlu.models.export import export
 from danlu.models.loading import load_model
 from danlu.models.prefix import PrefixModel
+from danlu.models.reward_export import export_classifier
+from danlu.models.runs import plain_model
+from danlu.models.value_head import ValueHead
 from danlu.models.weights import save_weights
 from danlu.tune.batches import Batch, lay_out
 from danlu.tune.learner import Abilities, Learner, examine
@@ -317,3 +322,43 @@ def test_adapters_merge(chatglm1: Path, tmp_path: Path, targets: Any) -> None:
     ids = torch.tensor(SEQUENCES[:1])
     merged = merge(load_model(chatglm1), [tmp_path])
     torch.testing.assert_close(logits_of(merged, ids), logits_of(attached, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_an_export_is_the_original_layout_with_its_code(chatglm1: Path, tmp_path: Path, capsys: Any) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(chatglm1, base)
+    told = json.loads((base / "config.json").read_text())
+    told["auto_map"] = {"AutoConfig": "configuration_x.ChatGLMConfig", "AutoModel": "modeling_x.ChatGLMModel"}
+    (base / "config.json").write_text(json.dumps(told))
+    for name in ("configuration_x.py", "modeling_x.py", "quantization.py"):
+        (base / name).write_text(f"raise SystemExit('{name} was run')")
+    (base / "tokenizer_config.json").write_text((base / "tokenizer_config.json").read_text() + "\n")
+    random_adapter(load_model(base), tmp_path / "lora")
+    report = export(plain_model(base, adapters=[tmp_path / "lora"]), tmp_path / "out", original=True)
+    assert {"configuration_x.py", "modeling_x.py", "quantization.py"} <= set(report.files)
+    name = "tokenizer_config.json"
+    assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {key: written.get(key) for key in told} == told
+    ids = torch.tensor(SEQUENCES[:1])
+    merged = merge(load_model(base), [tmp_path / "lora"])
+    torch.testing.assert_close(logits_of(load_model(tmp_path / "out"), ids), logits_of(merged, ids))
+    (base / "modeling_x.py").unlink()
+    capsys.readouterr()
+    export(plain_model(base), tmp_path / "out")
+    assert "names modeling_x.py (auto_map)" in capsys.readouterr().err
+
+
+def test_a_reward_model_becomes_a_classifier(chatglm1: Path, tmp_path: Path) -> None:
+    model = load_model(chatglm1)
+    random_adapter(model, tmp_path / "run")
+    head = ValueHead(64)
+    head.save(tmp_path / "run")
+    export_classifier(plain_model(chatglm1, adapters=[tmp_path / "run"]), tmp_path / "out")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    ids = torch.tensor(SEQUENCES[:1])
+    with torch.no_grad():
+        hidden = attach(load_model(chatglm1), tmp_path / "run").base_model.model.base_model(input_ids=ids)[0]
+        found = classifier(input_ids=ids).logits[0, 0]
+    expected = head(hidden[0, -1:])[0] - head.summary.bias[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -9,6 +9,7 @@ import pytest
 from small_tokenizer import SmallTokenizer, make_tokenizer, talk, trained_text
 
 from danlu.data.named_templates import named_templates
+from danlu.data.rendering import UnstableTemplateError
 from danlu.data.templates import Template
 
 CONVERSATIONS = {
@@ -16,6 +17,9 @@ CONVERSATIONS = {
     "with a system prompt": talk("What is a run?", "A folder.", system="Be short."),
     "two questions": talk("What is a run?", "A folder.", "丹炉？", "是。"),
 }
+
+ONE_ANSWER = {"chatglm1", "chatglm2"}
+"""Templates that write an answer differently once another turn follows: a sequence holds one answer."""
 
 
 @dataclass
@@ -39,13 +43,27 @@ def marked(one: Template, conversation: Any) -> str:
     )
 
 
+def shown(one: Template, conversation: Any) -> str:
+    """The marked text; of a conversation that is not one sequence the text alone."""
+    try:
+        return marked(one, conversation)
+    except UnstableTemplateError:
+        return one.render(conversation)
+
+
 @pytest.mark.parametrize("name", sorted(named_templates()))
 def test_rendered_conversations(name: str, snapshot: Any) -> None:
     one = template(name)
-    assert {about: marked(one, conversation) for about, conversation in CONVERSATIONS.items()} == snapshot
+    assert {about: shown(one, conversation) for about, conversation in CONVERSATIONS.items()} == snapshot
 
 
-@pytest.mark.parametrize("name", sorted(named_templates()))
+@pytest.mark.parametrize("name", sorted(ONE_ANSWER))
+def test_some_sequences_hold_one_answer(name: str) -> None:
+    with pytest.raises(UnstableTemplateError):
+        template(name).encode(CONVERSATIONS["two questions"])
+
+
+@pytest.mark.parametrize("name", sorted({*named_templates()} - ONE_ANSWER))
 def test_answers_are_trained_and_prompts_are_what_training_saw(name: str) -> None:
     one = template(name)
     whole = one.encode(CONVERSATIONS["two questions"])

@@ -231,7 +231,7 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
         **known,
         "layers": config.get("num_hidden_layers", config.get("num_layers")),
         "hidden_size": config.get("hidden_size"),
-        "context": config.get("max_position_embeddings", config.get("seq_length")),
+        "context": config.get("max_position_embeddings", config.get("max_sequence_length", config.get("seq_length"))),
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "bytes": sum(file.stat().st_size for file in weights),
         "tokenizer": has_tokenizer(folder),

@@ -25,8 +25,12 @@ ShardSize = Annotated[float, BeforeValidator(_gigabytes)]
 
 
 class ConvertConfig(Options):
-    """How a model in another layout becomes one that transformers reads."""
+    """How a model or an adapter in another layout becomes one that transformers reads."""
 
+    model: str | None = Field(None, description="of an adapter: the base, where it does not say it itself")
+    convert_format: Literal["safetensors", "original"] = Field(
+        "safetensors", description="original: a prefix as the official scripts of ChatGLM read it"
+    )
     family: str | None = Field(None, description="which ChatGLM it is, where its files do not tell")
     dtype: Precision = Field("auto", description="precision to write; auto: as it is stored")
     max_shard_size: ShardSize = Field(5.0, gt=0, description="largest weight file, in GB (10^9 bytes)")

@@ -130,6 +130,13 @@ def _from_folder(folder: Path, **options: Any) -> Any:
     except MemoryError as error:
         raise ModelError("there is not enough memory for the weights", where=str(folder)) from error
     except Exception as error:  # safetensors, pickle, JSON and shape errors share no base class
+        attention = options.get("attn_implementation")
+        if attention and "does not support" in str(error):
+            raise ModelError(
+                f"this kind of model cannot be computed with {attention}",
+                where=str(folder),
+                hint="Leave flash_attn out: sequences are then packed without it.",
+            ) from error
         raise ModelError(
             f"the weights cannot be loaded ({_first_line(error)})",
             where=str(folder),
