@@ -14,6 +14,7 @@ from probes import logits_of, token_batch
 from tiny import build_model
 
 from danlu.core.errors import ModelError
+from danlu.models.adapter_size import adapter_parameters
 from danlu.models.adapters import attach, merge
 from danlu.models.combine import combine
 from danlu.models.loading import load_model
@@ -98,6 +99,14 @@ def test_it_is_saved_as_an_adapter_of_today(tiny_models: dict[str, Path], tmp_pa
     save(attached, tmp_path / "new")
     plain, ids = PeftModel.from_pretrained(load_model(tiny_models["glm"]), tmp_path / "new"), token_batch()
     torch.testing.assert_close(logits_of(plain, ids), logits_of(attached, ids))
+
+
+@pytest.mark.parametrize("safe", [False, True], ids=["bin", "safetensors"])
+def test_its_size_is_known_before(tiny_models: dict[str, Path], tmp_path: Path, safe: bool) -> None:
+    old_lora(tmp_path / "old", modules=tuple(SIZES), safe=safe)
+    attached = attach(load_model(tiny_models["glm"]), tmp_path / "old", trainable=True)
+    trained = sum(value.numel() for value in attached.parameters() if value.requires_grad)
+    assert adapter_parameters(tmp_path / "old") == trained
 
 
 def test_two_are_added_up(tiny_models: dict[str, Path], tmp_path: Path) -> None:

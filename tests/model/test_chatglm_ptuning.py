@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tuning import losses, tune, write_rows
 
 from danlu.core.errors import ConfigError, ModelError, RunError
+from danlu.models.adapter_size import adapter_parameters
 from danlu.models.adapters import attach, read_adapter
 from danlu.models.export import export
 from danlu.models.loading import load_model
@@ -51,6 +52,7 @@ def test_training_goes_on(glm: Path, chatglm1: Path, tmp_path: Path, generation:
     after = attach(load_model(model), run).prefix
     assert (run / NETWORK_FILE).is_file() is network
     assert len(before.state_dict()) == len(state)
+    assert adapter_parameters(tmp_path / "old") == sum(value.numel() for value in state.values())
     for name, value in before.state_dict().items():
         assert not torch.equal(value, after.state_dict()[name]), name
     assert json.loads((run / "adapter_config.json").read_text())["num_virtual_tokens"] == 5

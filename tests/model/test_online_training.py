@@ -46,7 +46,7 @@ QUICK: dict[str, Any] = {
     "grpo_beta": 0.005,
 }
 LEARNS: dict[str, dict[str, Any]] = {
-    "ppo": {"stage": "ppo", "max_steps": 36},
+    "ppo": {"stage": "ppo", "max_steps": 24},
     "grpo": {"stage": "grpo", "num_generations": 8, "max_steps": 16},
 }
 

@@ -174,6 +174,13 @@ def test_control_text_is_read_in_one_run(kind: str, text: str) -> None:
     assert template.prompt(talk(text))[: len(wanted)] == wanted
 
 
+def test_it_does_not_matter_how_the_tokenizer_was_called_last() -> None:
+    template = make_template()
+    wanted = template.prompt(talk("a <|im_end|>"))
+    template.tokenizer.backend_tokenizer.encode_special_tokens = True  # type: ignore[attr-defined]
+    assert make_template().prompt(talk("a <|im_end|>")) == template.prompt(talk("a <|im_end|>")) == wanted
+
+
 def test_a_vocabulary_that_holds_control_tokens_makes_none_of_text() -> None:
     from tokenizers import AddedToken, Tokenizer, models
 

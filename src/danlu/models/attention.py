@@ -149,7 +149,7 @@ def packed_attention(
         witness.append(sliding_window)
     scale = scaling or query.shape[-1] ** -0.5
     before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
-    queries, keys, values = (_split(part, bounds) for part in (query, key, value))
+    queries, keys, values = (_sequences(part, bounds) for part in (query, key, value))
     outputs: list[Tensor] = []
     for number, q in enumerate(queries):
         seen = [number] if parents is None or parents[number] < 0 else [parents[number], number]
@@ -159,18 +159,19 @@ def packed_attention(
     return torch.cat(outputs).unsqueeze(0), None
 
 
-def _split(part: Tensor, bounds: Sequence[int]) -> tuple[Tensor, ...]:
-    """The sequences of a packed row (1, heads, T, d), each (heads, length, d).
+def _sequences(part: Tensor, bounds: Sequence[int]) -> Sequence[Tensor]:
+    """Sequences (heads, length, d) of a packed row (1, heads, T, d).
 
-    They are split at once: the backward pass then concatenates, where slices would fill and add a whole tensor each.
+    They are split at once: one concatenation in the backward pass, where slices would fill and add whole tensors.
     """
     return part[0].split([end - start for start, end in zip(bounds[:-1], bounds[1:])], 1)
 
 
-def _sight(q: Tensor, k: Tensor, window: int | None, context: int) -> Sight:
-    """What queries see of keys: those in front of the sequence, and its first ``context`` ones, are seen by all."""
-    narrow = window if window and window < k.shape[1] else None
-    return Sight(narrow, k.shape[1] - q.shape[1] + context if context > 1 else 0)
+def _sight(q: Tensor, k: Tensor, sliding_window: Window, context: int) -> Sight:
+    """What queries see of the keys, whose last are their own and the first ``context`` of those seen by all."""
+    before = k.shape[1] - q.shape[1]  # what stands before the sequence is seen by all of its tokens anyway
+    window = sliding_window if sliding_window and sliding_window < k.shape[1] else None
+    return Sight(window, before + context if context > 1 else 0)
 
 
 def _kernel(q: Tensor, k: Tensor, scores: Scores) -> Callable[..., Tensor]:

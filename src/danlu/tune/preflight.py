@@ -16,6 +16,7 @@ from typing import Any
 from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
 from danlu.core.ranks import Ranks
+from danlu.models.adapter_size import adapter_parameters
 from danlu.models.memory import free_memory
 from danlu.models.quantize import Quantization
 from danlu.tune.config import TrainConfig
@@ -28,9 +29,6 @@ from danlu.tune.parallel.configs import divided
 from danlu.tune.parallel.start import planned
 
 GIB = 2**30
-FROZEN_PARTS = ("vera_A", "vera_B")
-"""Parts of an adapter's file that are not trained: VeRA's random matrices."""
-
 SAFETY = 0.9
 """Share of the free memory that the estimate may fill."""
 
@@ -162,28 +160,13 @@ def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
 
     given = () if config.model.create_new_adapter else config.model.adapter_name_or_path
     if given:
-        return _adapter_parameters(follow(Path(given[-1]).expanduser()))
+        return adapter_parameters(follow(Path(given[-1]).expanduser()))
     start = {"pissa_init": False, "init_lora_weights": "default"}  # decompositions need weights
     plain = _changed(_changed(config, "lora", **start), "model", adapter_name_or_path=())
     with torch.device("meta"), quiet():
         tuned = METHODS[config.method.finetuning_type].apply(_without_weights(shape.model), plain)
     parts = (tuned.adapter or tuned.model, *([tuned.prefix] if tuned.prefix is not None else []))
     return sum(parameter.numel() for part in parts for parameter in part.parameters() if parameter.requires_grad)
-
-
-def _adapter_parameters(folder: Path) -> int:
-    """How many numbers an adapter that is continued has; of a prefix those of its network, if it has one."""
-    from safetensors import safe_open
-
-    from danlu.models.chatglm.prefix import count_prefix
-
-    files = [folder / name for name in ("prefix_encoder.safetensors", "adapter_model.safetensors")]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return count_prefix(folder)
-    with safe_open(file, framework="pt") as tensors:
-        trained = [name for name in tensors.keys() if name.rsplit(".", 1)[-1] not in FROZEN_PARTS]  # noqa: SIM118
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in trained)
 
 
 def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load) -> int:

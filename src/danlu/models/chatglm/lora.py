@@ -76,6 +76,11 @@ def is_old(tensors: Collection[str]) -> bool:
     return any(name.startswith(START + LAYERS) for name in tensors)
 
 
+def copies(name: str) -> int:
+    """How many tensors of this size the native model makes of one: A of a fused layer is in each of its parts."""
+    return 3 if name.startswith(START + LAYERS) and name.endswith(f"{FUSED}.{SHARED}") else 1
+
+
 def read_lora(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter, from either kind of file.
 

@@ -33,7 +33,6 @@ NAMES = {
 }
 """The official names, below :data:`START`, and ours."""
 
-
 OFFICIAL_FILE = "pytorch_model.bin"
 README = """# A prefix for ChatGLM's own code
 
