@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from danlu.core.console import warn
 from danlu.core.errors import ModelError
 from danlu.models.chatglm.convert import converted_family, is_original, native_folder
 from danlu.models.chatglm.families import family_names, find_family, generation
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DataType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "ice_text.model")
 UNEXPECTED_BY_DESIGN = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
+"""Numbers that older files hold and every model computes."""
 
 
 def model_folder(
@@ -157,6 +159,13 @@ def _check_weights(folder: Path, report: dict[str, Any]) -> None:
             f"the weights do not fit config.json: {what}, for instance {(missing or mismatched)[0]}",
             where=str(folder),
             hint="A shard may be missing, or the folder mixes two models.",
+        )
+    unused = sorted(name for name in report["unexpected_keys"] if not name.endswith(UNEXPECTED_BY_DESIGN))
+    if unused:
+        prefix = any(".prefix_encoder." in name for name in unused)
+        warn(
+            f"{len(unused)} weights of {folder} have no place in the model and are left out, for instance {unused[0]}"
+            + ("; they are a trained prefix: name the folder as the adapter as well" if prefix else "")
         )
 
 
