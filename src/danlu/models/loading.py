@@ -23,17 +23,25 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 UNEXPECTED_BY_DESIGN = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 
 
-def model_folder(name: str | Path, *, revision: str = "main", cache_dir: str | Path | None = None) -> Path:
+def model_folder(
+    name: str | Path, *, revision: str = "main", cache_dir: str | Path | None = None, hub: str | None = None
+) -> Path:
     """The local folder with config, weights and tokenizer of ``name``.
 
     A hub id is downloaded, a GGUF file is dequantised into the cache (once); a folder is itself.
+
+    Args:
+        name: a folder, GGUF file, packaged name or hub id.
+        revision: hub revision.
+        cache_dir: where hub downloads are kept.
+        hub: ``huggingface`` or ``modelscope``; what the environment says by default.
 
     Raises:
         ModelError: when there is no such model or its folder is not one.
     """
     source = resolve_model(name)
     if source.kind == "hub":
-        folder = fetch(source.name, revision=revision, cache_dir=cache_dir)
+        folder = fetch(source.name, revision=revision, cache_dir=cache_dir, source=hub)
         check_folder(folder)
         return folder
     if source.path is None:
