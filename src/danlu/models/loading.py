@@ -30,7 +30,12 @@ UNEXPECTED_BY_DESIGN = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 
 
 def model_folder(
-    name: str | Path, *, revision: str = "main", cache_dir: str | Path | None = None, family: str | None = None
+    name: str | Path,
+    *,
+    revision: str = "main",
+    cache_dir: str | Path | None = None,
+    hub: str | None = None,
+    family: str | None = None,
 ) -> Path:
     """The local folder with config, weights and tokenizer of ``name``.
 
@@ -41,6 +46,7 @@ def model_folder(
         name: a folder, GGUF file, packaged name or hub id.
         revision: hub revision.
         cache_dir: where hub downloads are kept.
+        hub: ``huggingface`` or ``modelscope``; what the environment says by default.
         family: which ChatGLM it is, where its files do not tell.
 
     Raises:
@@ -48,7 +54,7 @@ def model_folder(
     """
     source = resolve_model(name)
     if source.kind == "hub":
-        folder = fetch(source.name, revision=revision, cache_dir=cache_dir)
+        folder = fetch(source.name, revision=revision, cache_dir=cache_dir, source=hub)
         check_folder(folder)
         return native_folder(folder, family)
     if source.path is None:
