@@ -17,6 +17,7 @@ from danlu.models.hub import fetch
 from danlu.models.quantize import Quantization, keep_layout, quantized
 from danlu.models.quiet import quiet
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
+from danlu.models.stored_bits import is_in_few_bits, ordinary, reading
 from danlu.models.zoo import family_of_type
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def load_model(
         quantization: keep the linear layers in few bits, or None.
 
     Raises:
-        MissingDependency: when ``quantization`` needs a package that is not there.
+        MissingDependency: when ``quantization``, or how the weights are stored, needs a package that is not there.
         ModelError: when it cannot be loaded, needs code from its folder, or its weights do not fit it.
     """
     chatglm = family if family in family_names() else None
@@ -100,12 +101,20 @@ def load_model(
     chosen: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     place = pick_device(device)
-    if quantization is not None:
-        extra |= quantized(quantization, chosen, place)
+    stored = reading(folder, place)
+    if quantization is not None and stored:
+        raise ModelError(
+            "the weights of this model are stored in few bits already",
+            where=str(folder),
+            hint="Leave quantization_bit out.",
+        )
+    extra |= stored if quantization is None else quantized(quantization, chosen, place)
     model, report = _from_folder(folder, dtype=chosen, **extra)
     _check_weights(folder, report)
     model.name_or_path = model.config._name_or_path = lasting_name(path)
-    if quantization is not None:
+    if "quantization_config" in stored:
+        ordinary(model)
+    if is_in_few_bits(model):
         keep_layout(model)
         return model.eval()
     return model.to(place).eval()

@@ -114,7 +114,9 @@ def _measure(
         steps = -(-asked // config.log.per_device_eval_batch_size)
         values = dict(prefixed(measured.means(), split, runtime=runtime, samples=asked, steps=steps))
         if config.output.file_style == "danlu":
-            write_json(folder / f"{split}_scores.json", [asdict(score) for score in measured.scores])
+            named = ", ".join(config.data.eval_dataset) or "held-out rows of the training data"
+            scores = [{**asdict(score), "data": named} for score in measured.scores]
+            write_json(folder / f"{split}_scores.json", scores)
         if config.generate.metric_set == "standard":
             print_scores(measured)
     write_results(folder, split, values)
