@@ -181,12 +181,14 @@ def answers(folder: Path, model: Any, options: GenerationOptions = SHORT, **sett
     return {item.key: item for item in engine_of(folder, model, **settings).generate(requests)}
 
 
-@pytest.mark.parametrize("kind", ["plain", "lora", "prefix", "prompt_tuning"])
+@pytest.mark.parametrize("kind", ["plain", "packed", "lora", "prefix", "prompt_tuning"])
 def test_answers_from_the_cache_are_what_the_logits_say(chatglm1: Path, kind: str, tmp_path: Path) -> None:
     model = load_model(chatglm1)
     if kind == "lora":
         random_adapter(model, tmp_path)
         model = attach(load_model(chatglm1), tmp_path)
+    elif kind == "packed":  # as a model in training answers
+        assert examine(model).packed
     elif kind != "plain":
         model = PrefixModel(model, _prefix(model, kind)).eval()
     together = answers(chatglm1, model, batch_size=8)
@@ -279,14 +281,22 @@ def test_saved_under_the_original_names(tmp_path: Path, legacy: bool, tied: bool
     assert {key: told.get(key) for key in before} == before
 
 
-def test_rotary_frequencies_of_the_original_are_left_out(chatglm1: Path, tmp_path: Path) -> None:
+def test_rotary_frequencies_of_the_original_are_left_out_and_all_else_is_told(
+    chatglm1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = load_model(chatglm1)
     state = model.state_dict()
     state["transformer.layers.0.attention.rotary_emb.inv_freq"] = torch.ones(4)
     shutil.copy(chatglm1 / "config.json", tmp_path)
     torch.save(state, tmp_path / "pytorch_model.bin")
     ids = torch.tensor(SEQUENCES[:1])
+    capsys.readouterr()
     assert torch.equal(logits_of(load_model(tmp_path), ids), logits_of(model, ids))
+    assert not capsys.readouterr().err
+    state["transformer.prefix_encoder.embedding.weight"] = torch.ones(4, 384)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    load_model(tmp_path)
+    assert "a trained prefix: name the folder as the adapter as well" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from danlu.models.folders import make_readable
 from danlu.models.hub import fetch
 from danlu.models.quiet import quiet
 from danlu.models.sources import HUB_ID, read_folder_json
+from danlu.models.stored_bits import in_whole
 from danlu.models.weights import cast_weights
 
 PROMPTS = {"PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"}
@@ -266,6 +267,7 @@ def merge(model: Any, adapters: Sequence[str | Path]) -> Any:
         return model
     import torch
 
+    model = in_whole(model)
     dtype, name = model.dtype, model.name_or_path
     cast_weights(model, torch.float32)
     for info in infos:

@@ -6,28 +6,26 @@ Nothing is announced before the written folder has been loaded again and answers
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
-from danlu.core.files import sha256, write_json
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
-from danlu.models.card import model_card
 from danlu.models.chatglm.convert import is_original
 from danlu.models.chatglm.families import generation
 from danlu.models.chatglm.prefix import write_official
 from danlu.models.chatglm.write_back import copy_companions, find_record, load_original, write_back
+from danlu.models.export_report import MARKER, ExportReport, describe, report_of
 from danlu.models.folders import room_for, whole_folder
 from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, model_folder, stop_ids
 from danlu.models.original_code import bring_code
 from danlu.models.runs import TrainedModel
 from danlu.models.sources import read_folder_json
+from danlu.models.stored_bits import in_whole
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
-MARKER = "danlu_export.json"
 ADAPTER_FOLDER = "adapter"
 MERGE_TOLERANCE = 1e-3
 """Largest difference of float32 logits, merged against unmerged, in units of their standard deviation.
@@ -41,33 +39,6 @@ RELOAD_TOLERANCE = 1e-5
 """The same, the written folder against the weights in memory, both rounded to the written precision."""
 
 PROBE_ROWS, PROBE_LENGTH = 2, 24
-
-
-@dataclass(frozen=True, slots=True)
-class ExportReport:
-    """What an export wrote, and how it was checked.
-
-    Attributes:
-        path: the folder.
-        files: names of its files with their sizes in bytes.
-        parameters: number of weights.
-        dtype: precision that was written.
-        merged: adapters that are now part of the weights.
-        kept: the prefix, prompt or bottleneck adapter that stays an adapter, in the folder ``adapter``; None otherwise.
-        merge_difference: merged against unmerged logits, float32, in standard deviations.
-        reload_difference: reloaded against written logits, likewise.
-        rounding: written precision against float32, likewise; 0 for float32. For information.
-    """
-
-    path: Path
-    files: dict[str, int]
-    parameters: int
-    dtype: str
-    merged: tuple[str, ...]
-    kept: str | None
-    merge_difference: float
-    reload_difference: float
-    rounding: float
 
 
 def export(
@@ -117,18 +88,10 @@ def export(
             expected = _keep_beside(merged, kept, folder, target, original=original)
         del merged, base
         reloaded = _compare_again(folder, expected, kept, target, record["family"] if record else None)
-        report = ExportReport(
-            path=target,
-            files=_sizes(folder),
-            parameters=parameters,
-            dtype=written_type,
-            merged=tuple(str(info.path) for info in infos),
-            kept=str(kept.path) if kept else None,
-            merge_difference=change,
-            reload_difference=reloaded,
-            rounding=rounding,
-        )
-        _describe(report, model, folder, tokenizer)
+        differences = change, reloaded, rounding
+        report = report_of(folder, target, parameters, written_type, adapters=(infos, kept), differences=differences)
+        form, chat = "original" if is_original(folder) else "safetensors", bool(tokenizer.chat_template)
+        describe(report, model, folder, form=form, has_template=chat)
     return report
 
 
@@ -136,7 +99,7 @@ def _opened(model: TrainedModel, chat_template: str | None, device: str | None) 
     tokenizer = load_tokenizer(model.tokenizer)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    base = load_model(model.model, device=device)
+    base = in_whole(load_model(model.model, device=device))
     base.generation_config.eos_token_id = sorted(stop_ids(base, tokenizer)) or None
     return base, tokenizer
 
@@ -148,10 +111,6 @@ def _companions(tokenizer: Any, config: Any, source: Path, folder: Path, *, orig
     else:
         tokenizer.save_pretrained(folder)
         bring_code(vars(config), source, folder)
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
 
 
 def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[str, Any] | None:
@@ -273,39 +232,3 @@ def probe(model: Any) -> Any:
 def difference(found: Any, expected: Any) -> float:
     """The largest difference of two sets of logits, in standard deviations of the expected ones."""
     return float((found - expected).abs().max() / expected.std())
-
-
-def _describe(report: ExportReport, model: TrainedModel, folder: Path, tokenizer: Any) -> None:
-    """Write the lineage and the model card."""
-    import transformers
-
-    from danlu import __version__
-
-    adapters = [
-        {"path": path, "sha256": _digest(Path(path))} for path in (*report.merged, *filter(None, [report.kept]))
-    ]
-    lineage = {
-        "danlu": __version__,
-        "transformers": transformers.__version__,
-        "base": lasting_name(model.model),
-        "run": str(model.run) if model.run else None,
-        "method": model.method,
-        "format": "original" if is_original(folder) else "safetensors",
-        "adapters": adapters,
-        "dtype": report.dtype,
-        "parameters": report.parameters,
-        "checks": {
-            "merge_difference": report.merge_difference,
-            "reload_difference": report.reload_difference,
-            "rounding": report.rounding,
-            "unit": "standard deviations of the logits",
-        },
-    }
-    write_json(folder / MARKER, lineage)
-    has_template = bool(tokenizer.chat_template)
-    (folder / "README.md").write_text(model_card(lineage, report.path.name, has_template), encoding="utf-8")
-
-
-def _digest(folder: Path) -> str | None:
-    files = [folder / "adapter_model.safetensors", folder / "adapter_model.bin", folder / "pytorch_model.bin"]
-    return next((sha256(file) for file in files if file.is_file()), None)

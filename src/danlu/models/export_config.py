@@ -43,8 +43,13 @@ class ExportConfig(Options):
     model_name_or_path: str | None = Field(None, description="without a run: the base model")
     adapter_name_or_path: Words = Field((), description="without a run: adapters to merge, in order")
     output_dir: str | None = Field(None, description="folder to write")
-    export_format: Literal["safetensors", "original"] = Field(
-        "safetensors", description="original: as the folder that the base model was converted from"
+    export_format: Literal["safetensors", "gguf", "original"] = Field(
+        "safetensors",
+        description="safetensors: a model folder; gguf: a file for llama.cpp and Ollama; original: as the folder that "
+        "the base model was converted from",
+    )
+    gguf_type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = Field(
+        "q8_0", description="with gguf: how weights are kept; vectors always in float32"
     )
     max_shard_size: ShardSize = Field(5.0, gt=0, description="largest weight file, in GB (10^9 bytes)")
     legacy_bin: bool = Field(False, description="pytorch_model.bin files instead of safetensors")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +11,18 @@ from typing import Any
 from danlu.core.errors import MissingDependency, ModelError
 from danlu.core.workspace import cache_folder
 from danlu.models.folders import made_once
+from danlu.models.gguf_config import complete
+from danlu.models.gguf_tokens import byte_level_tokenizer, is_sentencepiece, read_fields, with_space_prefix
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the conversion changes, so that folders made by an older one are not used."""
 
-DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r")
-"""Values of ``tokenizer.ggml.pre`` whose models split numbers into digits before byte-level BPE."""
+DTYPES = {0: "float32", 1: "float16"}
+"""Precision that the weights of a file are kept in, by ``general.file_type``; all others: bfloat16."""
 
 
 def dequantised(file: Path) -> Path:
-    """The model folder (bfloat16 safetensors, tokenizer) made from a GGUF file.
+    """The model folder (safetensors, tokenizer) made from a GGUF file; what was quantised becomes bfloat16.
 
     It is made once, in the cache, under a name that holds the file's size and time; a second process that
     wants it at the same time waits for the first. A killed conversion leaves nothing that would be used.
@@ -48,10 +48,12 @@ def _convert(file: Path, folder: Path) -> None:
     if find_spec("gguf") is None:
         raise MissingDependency("gguf", "to read GGUF files", "tune")
     try:
-        _write_tokenizer(file, folder)
+        read_tokenizer(file).save_pretrained(folder)
         _write_model(file, folder)
     except (OSError, MemoryError):
         raise
+    except ModelError as error:
+        raise ModelError(error.what, where=str(file), hint=error.hint) from error
     except Exception as error:  # whatever the reader trips over, the file is what is wrong
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
@@ -63,21 +65,44 @@ def _convert(file: Path, folder: Path) -> None:
 
 def _write_model(file: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from danlu.models.quiet import quiet
+
+    model = read_model(file)
+    kind = int(read_fields(file).get("general.file_type", -1))
+    with quiet():
+        model = model.to(getattr(torch, DTYPES.get(kind, "bfloat16")))
+        model.config._name_or_path = ""
+        model.save_pretrained(folder)
+
+
+def read_model(file: Path) -> Any:
+    """The model of a GGUF file in float32, dequantised.
+
+    Raises:
+        ModelError: when it has something that transformers cannot compute.
+    """
+    import gguf
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.quantization_config import GgufConfig
 
     from danlu.models.quiet import quiet
 
+    tensors = {item.name: item for item in gguf.GGUFReader(file).tensors}
+    factors = tensors["rope_freqs.weight"].data if "rope_freqs.weight" in tensors else None
     with quiet(), _without_bar():
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        config = complete(config, read_fields(file), tensors, factors)
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
+            config=config,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
         )
-        model = model.to(torch.bfloat16)
-        model.config._name_or_path = ""
-        model.save_pretrained(folder)
+    model.generation_config.eos_token_id = config.eos_token_id
+    return model.eval()
 
 
 @contextmanager
@@ -95,37 +120,16 @@ def _without_bar() -> Iterator[None]:
             reader.tqdm = drawn
 
 
-def _write_tokenizer(file: Path, folder: Path) -> None:
+def read_tokenizer(file: Path) -> Any:
+    """The tokenizer of a GGUF file."""
     from transformers import AutoTokenizer
 
     from danlu.models.quiet import quiet
 
+    fields = read_fields(file)
+    found = byte_level_tokenizer(fields)
+    if found is not None:
+        return found
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        _restore_pre_tokenizer(tokenizer, file)
-        tokenizer.save_pretrained(folder)
-
-
-def _restore_pre_tokenizer(tokenizer: Any, file: Path) -> None:
-    """Split digits one by one where the file says so: transformers does not read ``tokenizer.ggml.pre``."""
-    from tokenizers import pre_tokenizers
-
-    if _text_field(file, "tokenizer.ggml.pre") in DIGIT_SPLITTERS:
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
-
-
-def _text_field(file: Path, key: str) -> str | None:
-    """One string of a GGUF header: length and text of the key, type 8, length and text of the value."""
-    name = key.encode()
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = content.find(struct.pack("<Q", len(name)) + name + struct.pack("<I", 8))
-        if found < 0:
-            return None
-        start = found + 8 + len(name) + 4
-        (length,) = struct.unpack_from("<Q", content, start)
-        return content[start + 8 : start + 8 + length].decode()
+    return with_space_prefix(tokenizer, fields) if is_sentencepiece(fields) else tokenizer

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from danlu.core.console import warn
 from danlu.core.errors import ModelError
 from danlu.models.chatglm.convert import converted_family, is_original, native_folder
 from danlu.models.chatglm.families import family_names, find_family, generation
@@ -16,6 +17,7 @@ from danlu.models.hub import fetch
 from danlu.models.quantize import Quantization, keep_layout, quantized
 from danlu.models.quiet import quiet
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
+from danlu.models.stored_bits import is_in_few_bits, ordinary, reading
 from danlu.models.zoo import family_of_type
 
 if TYPE_CHECKING:
@@ -25,10 +27,16 @@ if TYPE_CHECKING:
 DataType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "ice_text.model")
 UNEXPECTED_BY_DESIGN = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
+"""Numbers that older files hold and every model computes."""
 
 
 def model_folder(
-    name: str | Path, *, revision: str = "main", cache_dir: str | Path | None = None, family: str | None = None
+    name: str | Path,
+    *,
+    revision: str = "main",
+    cache_dir: str | Path | None = None,
+    hub: str | None = None,
+    family: str | None = None,
 ) -> Path:
     """The local folder with config, weights and tokenizer of ``name``.
 
@@ -39,6 +47,7 @@ def model_folder(
         name: a folder, GGUF file, packaged name or hub id.
         revision: hub revision.
         cache_dir: where hub downloads are kept.
+        hub: ``huggingface`` or ``modelscope``; what the environment says by default.
         family: which ChatGLM it is, where its files do not tell.
 
     Raises:
@@ -46,7 +55,7 @@ def model_folder(
     """
     source = resolve_model(name)
     if source.kind == "hub":
-        folder = fetch(source.name, revision=revision, cache_dir=cache_dir)
+        folder = fetch(source.name, revision=revision, cache_dir=cache_dir, source=hub)
         check_folder(folder)
         return native_folder(folder, family)
     if source.path is None:
@@ -79,7 +88,7 @@ def load_model(
         quantization: keep the linear layers in few bits, or None.
 
     Raises:
-        MissingDependency: when ``quantization`` needs a package that is not there.
+        MissingDependency: when ``quantization``, or how the weights are stored, needs a package that is not there.
         ModelError: when it cannot be loaded, needs code from its folder, or its weights do not fit it.
     """
     chatglm = family if family in family_names() else None
@@ -92,12 +101,20 @@ def load_model(
     chosen: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     place = pick_device(device)
-    if quantization is not None:
-        extra |= quantized(quantization, chosen, place)
+    stored = reading(folder, place)
+    if quantization is not None and stored:
+        raise ModelError(
+            "the weights of this model are stored in few bits already",
+            where=str(folder),
+            hint="Leave quantization_bit out.",
+        )
+    extra |= stored if quantization is None else quantized(quantization, chosen, place)
     model, report = _from_folder(folder, dtype=chosen, **extra)
     _check_weights(folder, report)
     model.name_or_path = model.config._name_or_path = lasting_name(path)
-    if quantization is not None:
+    if "quantization_config" in stored:
+        ordinary(model)
+    if is_in_few_bits(model):
         keep_layout(model)
         return model.eval()
     return model.to(place).eval()
@@ -157,6 +174,13 @@ def _check_weights(folder: Path, report: dict[str, Any]) -> None:
             f"the weights do not fit config.json: {what}, for instance {(missing or mismatched)[0]}",
             where=str(folder),
             hint="A shard may be missing, or the folder mixes two models.",
+        )
+    unused = sorted(name for name in report["unexpected_keys"] if not name.endswith(UNEXPECTED_BY_DESIGN))
+    if unused:
+        prefix = any(".prefix_encoder." in name for name in unused)
+        warn(
+            f"{len(unused)} weights of {folder} have no place in the model and are left out, for instance {unused[0]}"
+            + ("; they are a trained prefix: name the folder as the adapter as well" if prefix else "")
         )
 
 

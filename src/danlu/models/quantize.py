@@ -40,7 +40,7 @@ def check_package() -> None:
         MissingDependency: when it is not there.
     """
     if find_spec(PACKAGE) is None:
-        raise MissingDependency(PACKAGE, "for quantization_bit")
+        raise MissingDependency(PACKAGE, "for quantization_bit", "quant")
 
 
 def quantized(wanted: Quantization, dtype: Any, device: Any) -> dict[str, Any]:

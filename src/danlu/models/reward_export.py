@@ -7,21 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import ModelError
-from danlu.core.files import write_json
 from danlu.models.adapters import AdapterInfo, read_adapter
-from danlu.models.export import (
-    MARKER,
-    PROBE_LENGTH,
-    PROBE_ROWS,
-    RELOAD_TOLERANCE,
-    ExportReport,
-    difference,
-    merged_and_compared,
-)
+from danlu.models.export import PROBE_LENGTH, PROBE_ROWS, RELOAD_TOLERANCE, difference, merged_and_compared
+from danlu.models.export_report import MARKER, ExportReport, describe, report_of
 from danlu.models.folders import room_for, whole_folder
-from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer
+from danlu.models.loading import DataType, load_model, load_tokenizer
 from danlu.models.quiet import quiet
 from danlu.models.runs import TrainedModel
+from danlu.models.stored_bits import in_whole
 from danlu.models.value_head import ValueHead, hidden_width
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
@@ -56,7 +49,7 @@ def export_classifier(
 
     infos = _mergeable(model)
     tokenizer = load_tokenizer(model.tokenizer)
-    base = load_model(model.model, device=device)
+    base = in_whole(load_model(model.model, device=device))
     written = base.dtype if dtype == "auto" else getattr(torch, dtype)
     classifier, change = _classifier(base, infos, model.run, tokenizer)
     cast_weights(cast_weights(classifier, written), torch.float32)
@@ -73,19 +66,16 @@ def export_classifier(
                 where=str(folder),
                 hint="Nothing was exported. Check the disk, and try again.",
             )
-        lineage = {"base": lasting_name(model.model), "run": str(model.run), "kind": "reward model"}
-        write_json(folder / MARKER, lineage)
-        return ExportReport(
-            path=target,
-            files={file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
-            parameters=count_parameters(classifier),
-            dtype=str(written).removeprefix("torch."),
-            merged=tuple(str(info.path) for info in infos),
-            kept=None,
-            merge_difference=change,
-            reload_difference=found,
-            rounding=0.0,
+        report = report_of(
+            folder,
+            target,
+            count_parameters(classifier),
+            str(written).removeprefix("torch."),
+            adapters=(infos, None),
+            differences=(change, found, 0.0),
         )
+        describe(report, model, folder, form="classifier", has_template=bool(tokenizer.chat_template))
+    return report
 
 
 def _mergeable(model: TrainedModel) -> list[AdapterInfo]:

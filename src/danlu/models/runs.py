@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class TrainedModel:
         run: the run directory, None for a plain model.
         stage: what the run learnt.
         base: what full or freeze tuning started from, if ``model`` is the run itself and the run says it.
+        options: what was chosen in training, as a model card shows it.
     """
 
     model: str
@@ -37,6 +38,7 @@ class TrainedModel:
     run: Path | None = None
     stage: str | None = None
     base: str | None = None
+    options: Mapping[str, str] | None = None
 
     def load(
         self, *, dtype: DataType = "auto", device: str | None = None, attention: str | None = None

@@ -15,6 +15,7 @@ from typing import Any
 from danlu.core.config import Options
 from danlu.core.files import write_json, write_text
 from danlu.core.results import shown_metric
+from danlu.models.card import hub_id
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import family
 from danlu.tune.options.running import FileStyle
@@ -136,7 +137,7 @@ def write_model_card(
     title = folder.resolve().name
     parts = [_card_head(title, config, base_model)]
     parts.append("## Data\n\n" + ("\n".join(f"- {line}" for line in data) or "Not recorded."))
-    parts.append("## Options\n\n" + _table("option", _card_options(config)))
+    parts.append("## Options\n\n" + _table("option", card_options(config)))
     if scores:
         parts.append(
             "## Scores\n\n" + _table("metric", {key: shown_metric(key, scores[key]) for key in sorted(scores)})
@@ -150,7 +151,7 @@ def write_model_card(
 def _card_head(title: str, config: TrainConfig, base_model: str) -> str:
     method = config.method.finetuning_type
     adapter = family(method).peft_type is not None and family(method).kind != "bottleneck"
-    head = [f"base_model: {json.dumps(base_model, ensure_ascii=False)}"]
+    head = [f"base_model: {json.dumps(hub_id(base_model) or base_model, ensure_ascii=False)}"]
     head += ["library_name: peft" if adapter else "library_name: transformers"]
     head += ["tags:", "- danlu", f"- {method}", f"- {config.task.stage}"]
     front = "\n".join(["---", *head, "---"])
@@ -158,7 +159,8 @@ def _card_head(title: str, config: TrainConfig, base_model: str) -> str:
     return f"{front}\n\n# {title}\n\n{text}"
 
 
-def _card_options(config: TrainConfig) -> dict[str, str]:
+def card_options(config: TrainConfig) -> dict[str, str]:
+    """The options that a model card shows: of the optimizer, and those of the run's method."""
     optimizer, compute, method = config.optimizer, config.compute, config.method.finetuning_type
     options: dict[str, Any] = {
         "learning_rate": optimizer.learning_rate,

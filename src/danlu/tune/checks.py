@@ -88,7 +88,7 @@ def check_packages(config: TrainConfig) -> None:
     if config.parallel.deepspeed and not find_spec("deepspeed"):
         raise MissingDependency("deepspeed", "for deepspeed")
     if config.quant.quantization_bit and not find_spec("bitsandbytes"):
-        raise MissingDependency("bitsandbytes", "for quantization_bit")
+        raise MissingDependency("bitsandbytes", "for quantization_bit", "quant")
     for name in config.log.report_to:
         if name == "all":
             continue

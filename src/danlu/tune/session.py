@@ -24,6 +24,7 @@ from danlu.models.loading import check_architecture, load_model, pick_device
 from danlu.models.memory import keep_freed_memory
 from danlu.models.quantize import Quantization
 from danlu.models.quiet import quiet
+from danlu.models.stored_bits import check_trainable
 from danlu.tune.arguments import training_arguments
 from danlu.tune.artefacts import (
     write_finetuning_args,
@@ -94,6 +95,7 @@ class Session:
         from transformers import AutoConfig
 
         check_architecture(self.folder)
+        check_trainable(self.folder, whole=family(self.config.method.finetuning_type).kind == "whole")
         lengths = self.store.lengths[members]
         units = len(members)
         if self.config.encode.packing:

@@ -114,7 +114,9 @@ def _measure(
         steps = -(-asked // config.log.per_device_eval_batch_size)
         values = dict(prefixed(measured.means(), split, runtime=runtime, samples=asked, steps=steps))
         if config.output.file_style == "danlu":
-            write_json(folder / f"{split}_scores.json", [asdict(score) for score in measured.scores])
+            named = ", ".join(config.data.eval_dataset) or "held-out rows of the training data"
+            scores = [{**asdict(score), "data": named} for score in measured.scores]
+            write_json(folder / f"{split}_scores.json", scores)
         if config.generate.metric_set == "standard":
             print_scores(measured)
     write_results(folder, split, values)
@@ -145,7 +147,9 @@ def _held_out(config: TrainConfig, run: Path | None = None) -> list[Row]:
 
     config = _as_trained(config, run)
     model = config.model
-    folder = model_folder(model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir)
+    folder = model_folder(
+        model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir, hub=model.model_hub
+    )
     text = open_text(load_tokenizer(folder), config, generation_stops(folder))
     prepared = prepare(
         training_rows(config), text.template, rules(config), tokenizer_digest=tokenizer_digest(text.tokenizer)

@@ -1,18 +1,23 @@
-"""``danlu export``: a run, or a model with adapters, as a model folder that stands alone."""
+"""``danlu export``: a run, or a model with adapters, in a form that other tools load."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danlu.core.config import build
 from danlu.core.console import note, out
-from danlu.core.errors import UsageError
+from danlu.core.errors import DanluError, UsageError
+from danlu.core.run import resolve_run
 from danlu.models.export_config import ExportConfig, check_export
 
 if TYPE_CHECKING:
-    from danlu.models.export import ExportReport
+    from danlu.models.export_report import ExportReport
     from danlu.models.runs import TrainedModel
+    from danlu.tune.config import TrainConfig
+
+WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
 def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
@@ -20,14 +25,13 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
 
     Args:
         config: the options, or
-        keys: the same by name: ``run``, ``output_dir``, ``max_shard_size``, … (:class:`ExportConfig`).
+        keys: the same by name: ``run``, ``output_dir``, ``export_format``, … (:class:`ExportConfig`).
 
     Raises:
         UsageError: when nothing to export or no folder is named.
     """
     options = config or build(ExportConfig, keys, where="export()")
     check_export(options)
-    from danlu.models.export import export as write
     from danlu.models.runs import open_run, plain_model
 
     source = (
@@ -36,26 +40,77 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
         else plain_model(str(options.model_name_or_path), options.adapter_name_or_path)
     )
     note("Loading, merging, writing and checking …")
+    report = _write(options, source, _trained_with(options.run))
+    show(report)
+    return report
+
+
+def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | None) -> ExportReport:
+    """Write the form that is asked for."""
     target = Path(str(options.output_dir)).expanduser()
-    form: dict[str, Any] = {
+    source = replace(source, options=_card(trained))
+    form: dict[str, Any] = {"device": options.device}
+    weights: dict[str, Any] = {
         "shard_size": options.max_shard_size,
         "legacy_bin": options.legacy_bin,
         "dtype": options.dtype,
-        "device": options.device,
     }
     original = options.export_format == "original"
-    if source.stage == "rm" and original:
-        raise UsageError("a reward model has no place in the original layout", hint="Leave export_format out.")
+    if source.stage == "rm" and options.export_format != "safetensors":
+        raise UsageError(
+            f"a reward model cannot be written as {options.export_format}: it gives a number, not text",
+            hint="Leave export_format out.",
+        )
     if source.stage == "rm":
         from danlu.models.reward_export import export_classifier
 
         note("A reward model is written as a sequence classifier with one label.")
-        report = export_classifier(source, target, **form)
-    else:
-        template = _template(source, options.template) if options.template else None
-        report = write(source, target, chat_template=template, original=original, **form)
-    show(report)
-    return report
+        return export_classifier(source, target, **weights, **form)
+    form["chat_template"] = _template(source, options.template) if options.template else None
+    if options.export_format == "gguf":
+        from danlu.models.gguf_export.write import export_gguf
+
+        return export_gguf(source, target, kind=options.gguf_type, serving=_serving(trained), **form)
+    from danlu.models.export import export as write
+
+    return write(source, target, original=original, **weights, **form)
+
+
+def _trained_with(run: str | None) -> TrainConfig | None:
+    """The options of a run, as far as this version can read them."""
+    if run is None:
+        return None
+    from danlu.tune.config import TrainConfig
+
+    try:
+        return resolve_run(Path(run)).read_config(TrainConfig)
+    except DanluError:  # a folder without run.yaml, or of another version: the card does without its options
+        return None
+
+
+def _card(trained: TrainConfig | None) -> dict[str, str] | None:
+    if trained is None:
+        return None
+    from danlu.tune.artefacts import card_options
+
+    return card_options(trained)
+
+
+def _serving(trained: TrainConfig | None) -> Any:
+    """How a run is asked, in the words of Ollama: greedily, unless its options say otherwise."""
+    from danlu.models.modelfile import Serving
+
+    if trained is None:
+        return Serving()
+    generate, encode = trained.generate, trained.encode
+    sampling = {"temperature": generate.temperature, "top_p": generate.top_p, "top_k": float(generate.top_k)}
+    parameters = {
+        **(sampling if generate.do_sample else {"temperature": 0.0}),
+        "repeat_penalty": generate.repetition_penalty,
+        "num_predict": float(generate.max_new_tokens),
+    }
+    thinking = {} if encode.enable_thinking is None else {"enable_thinking": encode.enable_thinking}
+    return Serving(encode.default_system, thinking, parameters)
 
 
 def _template(source: TrainedModel, name: str) -> str | None:
@@ -71,19 +126,24 @@ def _template(source: TrainedModel, name: str) -> str | None:
 
 def show(report: ExportReport) -> None:
     """One line for each thing that a user may want to know."""
-    weights = sum(size for name, size in report.files.items() if name.endswith((".safetensors", ".bin")))
-    shards = sum(name.endswith((".safetensors", ".bin")) for name in report.files)
-    out.print(str(report.path), style="accent", markup=False, soft_wrap=True)
+    weights = [name for name in report.files if name.endswith(WEIGHTS)]
+    size = sum(report.files[name] for name in weights)
+    gguf = report.path / weights[0] if len(weights) == 1 and weights[0].endswith(".gguf") else None
+    out.print(str(gguf or report.path), style="accent", markup=False, soft_wrap=True)
     out.print(
-        f"  {report.parameters:,} parameters, {report.dtype}, {weights / 1e6:,.1f} MB in {shards} file"
-        f"{'' if shards == 1 else 's'}"
+        f"  {report.parameters:,} parameters, {report.dtype}, {size / 1e6:,.1f} MB in {len(weights)} file"
+        f"{'' if len(weights) == 1 else 's'}"
     )
+    if gguf is not None:
+        out.print(f"  for Ollama: {report.path / 'Modelfile'}", markup=False, soft_wrap=True)
     if report.merged:
         out.print(f"  merged: {', '.join(report.merged)}", markup=False, soft_wrap=True)
     if report.kept:
         out.print(f"  beside the base: {report.path / 'adapter'}", markup=False, soft_wrap=True)
+    again = report.reload_difference
     out.print(
         f"  checked by logits (standard deviations): merged against unmerged {report.merge_difference:.1e}, "
-        f"reloaded against written {report.reload_difference:.1e}, rounding {report.rounding:.1e}",
+        f"reloaded against written {'not compared' if again is None else f'{again:.1e}'}, "
+        f"rounding {report.rounding:.1e}",
         soft_wrap=True,
     )
