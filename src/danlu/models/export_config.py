@@ -43,10 +43,10 @@ class ExportConfig(Options):
     model_name_or_path: str | None = Field(None, description="without a run: the base model")
     adapter_name_or_path: Words = Field((), description="without a run: adapters to merge, in order")
     output_dir: str | None = Field(None, description="folder to write")
-    export_format: Literal["safetensors", "gguf", "original"] = Field(
+    export_format: Literal["safetensors", "gguf", "original", "auto"] = Field(
         "safetensors",
         description="safetensors: a model folder; gguf: a file for llama.cpp and Ollama; original: as the folder that "
-        "the base model was converted from",
+        "the base model was converted from; auto: original if it was, else safetensors",
     )
     gguf_type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = Field(
         "q8_0", description="with gguf: how weights are kept; vectors always in float32"
