@@ -210,6 +210,35 @@ def test_sentencepiece(tmp_path: Path) -> None:
         assert after.decode(after.encode(text)) == tokenizer.decode(tokenizer.encode(text))
 
 
+def test_every_end_of_an_answer_is_kept(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "base"))
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [0, 1, 2]}))
+    file = written(folder, tmp_path / "out")
+    assert load_model(file).generation_config.eos_token_id == [0, 1, 2]
+    assert (tmp_path / "out" / "Modelfile").read_text().count("PARAMETER stop") == 3
+
+
+@pytest.mark.parametrize(("adds", "begins", "asked"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_bos_is_written_as_it_was_trained(adds: bool, begins: bool, asked: bool, tmp_path: Path) -> None:
+    """llama.cpp writes BOS before a conversation whenever the file asks for it, whatever the template does."""
+    tokenizer = sentencepiece_tokenizer()
+    folder = build_model("llama", tmp_path / "base", vocab_size=len(tokenizer))
+    if adds:
+        tokenizer.add_bos_token = True
+    tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + tokenizer.chat_template
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    assert (load_tokenizer(folder).encode("a")[0] == tokenizer.bos_token_id) is adds
+    file = written(folder, tmp_path / "out")
+    assert read_fields(file)["tokenizer.ggml.add_bos_token"] is asked
+    told = (tmp_path / "out" / "Modelfile").read_text()
+    assert ("<s>" in told) is (begins and not asked)
+
+
 def test_what_a_file_cannot_say_is_refused(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     import shutil
 

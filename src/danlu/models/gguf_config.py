@@ -38,7 +38,7 @@ def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], f
     rope = stretched({key.removeprefix(f"{prefix}.rope."): value for key, value in fields.items()}, factors, config)
     if rope:
         config.rope_parameters = {**config.rope_parameters, **rope}
-    ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+    ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     known = sorted({number for number in ends if number is not None})
     if known:
         config.eos_token_id = known if len(known) > 1 else known[0]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu.core.checkpoints import step_of
 from danlu.core.config import build
 from danlu.core.console import note, out
 from danlu.core.errors import DanluError, UsageError
@@ -47,7 +48,7 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
 
 def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | None) -> ExportReport:
     """Write the form that is asked for."""
-    target = Path(str(options.output_dir)).expanduser()
+    target = _target(options, source)
     source = replace(source, options=_card(trained))
     form: dict[str, Any] = {"device": options.device}
     weights: dict[str, Any] = {
@@ -84,6 +85,16 @@ def _format(options: ExportConfig, source: TrainedModel) -> str:
     from danlu.models.loading import model_folder
 
     return "original" if source.stage != "rm" and converted_family(model_folder(source.model)) else "safetensors"
+
+
+def _target(options: ExportConfig, source: TrainedModel) -> Path:
+    """The folder to write: the one that is named, or one below the run that tells the run and the form."""
+    if options.output_dir is not None or source.run is None:
+        return Path(str(options.output_dir)).expanduser()
+    run = source.run.resolve()
+    name = run.name if step_of(run) is None else f"{run.parent.name}-{run.name}"
+    form = {"safetensors": "", "gguf": f"-{options.gguf_type}"}.get(options.export_format, f"-{options.export_format}")
+    return source.run / "exports" / f"{name}{form}"
 
 
 def _trained_with(run: str | None) -> TrainConfig | None:

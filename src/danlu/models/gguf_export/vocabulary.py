@@ -24,7 +24,7 @@ class Vocabulary:
         merges: of byte-level BPE, in order.
         scores: of SentencePiece's BPE; higher ones are merged first.
         flags: ``add_bos_token`` and its like.
-        ids: of bos, eos, eot, unknown and padding, as far as they exist.
+        ids: of bos, eos, eot, eom, unknown and padding, as far as they exist.
     """
 
     model: str
@@ -135,12 +135,13 @@ def _flags(tokenizer: Any) -> dict[str, bool]:
 
 
 def _ids(tokenizer: Any, stop_ids: Sequence[int]) -> dict[str, int]:
-    """Special ids by their names in GGUF; a second token that ends an answer is ``eot``."""
+    """Special ids by their names in GGUF; further tokens that end an answer are ``eot`` and ``eom``."""
     further = sorted(set(stop_ids) - {tokenizer.eos_token_id})
     ids = {
         "bos": tokenizer.bos_token_id,
         "eos": tokenizer.eos_token_id,
-        "eot": further[-1] if further else None,
+        "eot": further[0] if further else None,
+        "eom": further[1] if len(further) > 1 else None,
         "unknown": tokenizer.unk_token_id,
         "padding": tokenizer.pad_token_id,
     }

@@ -75,7 +75,7 @@ def export_gguf(
     merged, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     with whole_folder(target, marker=MARKER) as folder:
         room_for(folder, count_parameters(merged) * 4, target)
-        file = folder / f"{target.name}-{kind}.gguf"
+        file = folder / f"{target.name.removesuffix(f'-{kind}')}-{kind}.gguf"
         exact = probe(merged)
         _write(file, merged, vocabulary, tokenizer.chat_template, architecture=architecture, kind=kind)
         expected = probe(merged)
