@@ -210,6 +210,28 @@ def test_sentencepiece(tmp_path: Path) -> None:
         assert after.decode(after.encode(text)) == tokenizer.decode(tokenizer.encode(text))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "begins", "asked"),
+    [("always", False, True), ("never", False, False), ("first", True, False), ("first", False, None)],
+)
+def test_the_space_before_texts(scheme: str, begins: bool, asked: bool | None, tmp_path: Path) -> None:
+    """What llama.cpp would do behind special tokens decides; a conversation that it would read otherwise is refused."""
+    tokenizer = sentencepiece_tokenizer(scheme=scheme)
+    tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + tokenizer.chat_template
+    folder = build_model("llama", tmp_path / "base", vocab_size=len(tokenizer))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    if asked is None:
+        with pytest.raises(ModelError, match="as other tokens"):
+            written(folder, tmp_path / "out")
+        return
+    file = written(folder, tmp_path / "out")
+    assert read_fields(file)["tokenizer.ggml.add_space_prefix"] is asked
+    talk = "<s>[INST] 丹炉? [/INST]A furnace.</s>[INST] Why?"
+    assert load_tokenizer(file).encode(talk) == tokenizer.encode(talk)
+
+
 def test_every_end_of_an_answer_is_kept(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     import shutil
 

@@ -30,10 +30,11 @@ TEXTS = (
     "def add(a, b):\n    return a + b  # 42\n\n\tprint(add(1, 22222))",
     "丹炉把原始文本炼成会回答的小模型。２０２６年，第 3 次。",
     "日本語とрусский, العربية, हिन्दी 🙂👩‍🔬 naïve café…",
-    "   leading, trailing   \n\n\n  and <b>tags</b> &amp; http://a.b/c?d=e#f  ",
-    "",
+    "runs   of spaces, \n\n\n  lines and <b>tags</b> &amp; http://a.b/c?d=e#f  ",
+    "?",
 )
-"""What a vocabulary is compared with before and after."""
+"""What a vocabulary is compared with before and after. None begins with a space: some tokenizers of Llama's kind put
+no further one there, llama.cpp does."""
 
 
 def export_gguf(
@@ -80,7 +81,8 @@ def export_gguf(
         _write(file, merged, vocabulary, tokenizer.chat_template, architecture=architecture, kind=kind)
         expected = probe(merged)
         rounding = _said(difference(expected, exact), kind)
-        reloaded = _check(file, expected, tokenizer, architecture)
+        _check_tokens(file, tokenizer, plain=vocabulary.flags.get("add_space_prefix", True))
+        reloaded = _check_logits(file, expected, architecture)
         told = modelfile(file.name, template, serving, writes_bos=vocabulary.flags["add_bos_token"])
         (folder / "Modelfile").write_text(told, encoding="utf-8")
         report = report_of(
@@ -160,10 +162,10 @@ def _said(change: float, kind: str) -> float:
     return change
 
 
-def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture) -> float | None:
-    """Compare tokens, then logits, of what is read from the file; how far the logits differ, None if not compared."""
+def _check_tokens(file: Path, tokenizer: Any, *, plain: bool) -> None:
+    """Compare how texts are read, by themselves (if ``plain``) and in conversations."""
     again = read_tokenizer(file)
-    for text in (*TEXTS, *_conversations(tokenizer)):
+    for text in [*(TEXTS if plain else ()), *_conversations(tokenizer)]:
         ours, theirs = (item.encode(text, add_special_tokens=False) for item in (tokenizer, again))
         if ours != theirs:
             raise ModelError(
@@ -171,6 +173,10 @@ def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture
                 where=str(file),
                 hint="Nothing was exported. Export safetensors and use llama.cpp's own converter.",
             )
+
+
+def _check_logits(file: Path, expected: Any, architecture: Architecture) -> float | None:
+    """How far the logits of what is read from the file differ; None if nothing here reads it."""
     if not architecture.read_back:
         note(
             f"Experimental: nothing here reads a {architecture.gguf} GGUF file back, so its weights are not compared. "
@@ -189,8 +195,11 @@ def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture
 
 
 def _conversations(tokenizer: Any) -> list[str]:
-    """A short conversation as the chat template writes it, with its control tokens."""
+    """Short conversations as the chat template writes them, with its control tokens."""
     if not tokenizer.chat_template:
         return []
-    turns = [{"role": "user", "content": TEXTS[2]}, {"role": "assistant", "content": TEXTS[0]}]
-    return [tokenizer.apply_chat_template(turns, tokenize=False)]
+    talks = [
+        [{"role": "user", "content": asked}, {"role": "assistant", "content": said}, {"role": "user", "content": asked}]
+        for asked, said in zip(TEXTS, reversed(TEXTS))
+    ]
+    return [tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) for talk in talks]
