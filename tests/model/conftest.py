@@ -26,6 +26,35 @@ def _imports_are_no_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
+NOT_COUNTED = frozenset(
+    {"compute", "data", "encode", "generate", "grpo", "log", "optimizer", "output", "parallel", "ppo", "preference"}
+    | {"rollout", "task", "trainer"}
+)
+"""Groups of options that do not change which weights are trained."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _weights_are_counted_once() -> Iterator[None]:
+    """Each plan counts the trained weights on a model without any, which takes a sixth of a small training."""
+    from danlu.tune import preflight
+
+    known: dict[tuple[str, str], int] = {}
+    own = preflight.trainable_parameters
+
+    def counted(shape: Any, config: Any) -> int:
+        if config.model.adapter_name_or_path:
+            return own(shape, config)
+        options = config.model_dump_json(exclude=NOT_COUNTED)
+        key = (shape.model.to_json_string(use_diff=False), options)
+        if key not in known:
+            known[key] = own(shape, config)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "trainable_parameters", counted)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """``family → model folder`` of llama, qwen2, qwen3 and glm. Read only: copy before changing."""

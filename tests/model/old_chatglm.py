@@ -20,6 +20,7 @@ def old_lora(
     modules: tuple[str, ...] = ("self_attention.query_key_value",),
     layers: int = 3,
     rows: int | None = None,
+    columns: int | None = None,
     safe: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -32,9 +33,9 @@ def old_lora(
     state: dict[str, Any] = {}
     for layer in range(layers):
         for module in modules:
-            height, columns = SIZES[module]
+            height, width = SIZES[module]
             start = f"base_model.model.transformer.encoder.layers.{layer}.{module}"
-            state[f"{start}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) * 0.1
+            state[f"{start}.lora_A.weight"] = torch.randn(rank, columns or width, generator=generator) * 0.1
             state[f"{start}.lora_B.weight"] = torch.randn(rows or height, rank, generator=generator) * 0.1
     told = {
         "base_model_name_or_path": "THUDM/chatglm2-6b",
@@ -68,6 +69,7 @@ def old_prefix(
     network: bool = False,
     width: int = 3 * 2 * 2 * 16,
     embedding: int | None = None,
+    hidden: int = 64,
 ) -> dict[str, Any]:
     """Write a checkpoint of the official P-Tuning scripts with random weights; its tensors.
 
@@ -79,8 +81,8 @@ def old_prefix(
     first = (embedding or width) if network else width
     sizes: dict[str, tuple[int, ...]] = {"embedding.weight": (length, first)}
     if network:
-        sizes |= {"trans.0.weight": (64, first), "trans.0.bias": (64,)}
-        sizes |= {"trans.2.weight": (width, 64), "trans.2.bias": (width,)}
+        sizes |= {"trans.0.weight": (hidden, first), "trans.0.bias": (hidden,)}
+        sizes |= {"trans.2.weight": (width, hidden), "trans.2.bias": (width,)}
     state = {
         f"transformer.prefix_encoder.{name}": torch.randn(size, generator=generator) * 0.3
         for name, size in sizes.items()

@@ -71,7 +71,7 @@ def test_models_of_other_sizes_lie_between_those_of_the_table() -> None:
 def test_a_model_is_shown_with_what_can_be_trained(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_models: dict[str, Path]
 ) -> None:
-    monkeypatch.setattr("danlu.tune.preflight.free_memory", lambda: 16 * GIB)
+    monkeypatch.setattr("danlu.models.memory.free_memory", lambda: 16 * GIB)
     show_model("qwen2.5", fit=True)
     shown = capsys.readouterr().out
     assert "GiB to train" in shown
@@ -85,7 +85,7 @@ def test_a_model_is_shown_with_what_can_be_trained(
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     monkeypatch.setattr(console.out, "_width", 80)
-    monkeypatch.setattr("danlu.tune.preflight.free_memory", lambda: 16 * GIB)
+    monkeypatch.setattr("danlu.models.memory.free_memory", lambda: 16 * GIB)
     doctor.report()
     return capsys.readouterr().out
 
@@ -100,7 +100,7 @@ def test_the_report_can_be_read_at_80_columns(shown: str) -> None:
 
 
 def test_the_report_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("danlu.tune.preflight.free_memory", lambda: 16 * GIB)
+    monkeypatch.setattr("danlu.models.memory.free_memory", lambda: 16 * GIB)
     doctor.report(as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["free_bytes"] == 16 * GIB

@@ -18,13 +18,18 @@ from test_soft_prompts import prompt_of
 from tiny import build_chatglm1
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification
 
 from danlu.core.errors import ModelError
 from danlu.engine.protocol import Completion, GenerationOptions, Request
 from danlu.models.adapters import attach, merge
 from danlu.models.chatglm.v1.places import following
+from danlu.models.export import export
 from danlu.models.loading import load_model
 from danlu.models.prefix import PrefixModel
+from danlu.models.reward_export import export_classifier
+from danlu.models.runs import plain_model
+from danlu.models.value_head import ValueHead
 from danlu.models.weights import save_weights
 from danlu.tune.batches import Batch, lay_out
 from danlu.tune.learner import Abilities, Learner, examine
@@ -176,12 +181,14 @@ def answers(folder: Path, model: Any, options: GenerationOptions = SHORT, **sett
     return {item.key: item for item in engine_of(folder, model, **settings).generate(requests)}
 
 
-@pytest.mark.parametrize("kind", ["plain", "lora", "prefix", "prompt_tuning"])
+@pytest.mark.parametrize("kind", ["plain", "packed", "lora", "prefix", "prompt_tuning"])
 def test_answers_from_the_cache_are_what_the_logits_say(chatglm1: Path, kind: str, tmp_path: Path) -> None:
     model = load_model(chatglm1)
     if kind == "lora":
         random_adapter(model, tmp_path)
         model = attach(load_model(chatglm1), tmp_path)
+    elif kind == "packed":  # as a model in training answers
+        assert examine(model).packed
     elif kind != "plain":
         model = PrefixModel(model, _prefix(model, kind)).eval()
     together = answers(chatglm1, model, batch_size=8)
@@ -274,14 +281,22 @@ def test_saved_under_the_original_names(tmp_path: Path, legacy: bool, tied: bool
     assert {key: told.get(key) for key in before} == before
 
 
-def test_rotary_frequencies_of_the_original_are_left_out(chatglm1: Path, tmp_path: Path) -> None:
+def test_rotary_frequencies_of_the_original_are_left_out_and_all_else_is_told(
+    chatglm1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = load_model(chatglm1)
     state = model.state_dict()
     state["transformer.layers.0.attention.rotary_emb.inv_freq"] = torch.ones(4)
     shutil.copy(chatglm1 / "config.json", tmp_path)
     torch.save(state, tmp_path / "pytorch_model.bin")
     ids = torch.tensor(SEQUENCES[:1])
+    capsys.readouterr()
     assert torch.equal(logits_of(load_model(tmp_path), ids), logits_of(model, ids))
+    assert not capsys.readouterr().err
+    state["transformer.prefix_encoder.embedding.weight"] = torch.ones(4, 384)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    load_model(tmp_path)
+    assert "a trained prefix: name the folder as the adapter as well" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -317,3 +332,43 @@ def test_adapters_merge(chatglm1: Path, tmp_path: Path, targets: Any) -> None:
     ids = torch.tensor(SEQUENCES[:1])
     merged = merge(load_model(chatglm1), [tmp_path])
     torch.testing.assert_close(logits_of(merged, ids), logits_of(attached, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_an_export_is_the_original_layout_with_its_code(chatglm1: Path, tmp_path: Path, capsys: Any) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(chatglm1, base)
+    told = json.loads((base / "config.json").read_text())
+    told["auto_map"] = {"AutoConfig": "configuration_x.ChatGLMConfig", "AutoModel": "modeling_x.ChatGLMModel"}
+    (base / "config.json").write_text(json.dumps(told))
+    for name in ("configuration_x.py", "modeling_x.py", "quantization.py"):
+        (base / name).write_text(f"raise SystemExit('{name} was run')")
+    (base / "tokenizer_config.json").write_text((base / "tokenizer_config.json").read_text() + "\n")
+    random_adapter(load_model(base), tmp_path / "lora")
+    report = export(plain_model(base, adapters=[tmp_path / "lora"]), tmp_path / "out", original=True)
+    assert {"configuration_x.py", "modeling_x.py", "quantization.py"} <= set(report.files)
+    name = "tokenizer_config.json"
+    assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {key: written.get(key) for key in told} == told
+    ids = torch.tensor(SEQUENCES[:1])
+    merged = merge(load_model(base), [tmp_path / "lora"])
+    torch.testing.assert_close(logits_of(load_model(tmp_path / "out"), ids), logits_of(merged, ids))
+    (base / "modeling_x.py").unlink()
+    capsys.readouterr()
+    export(plain_model(base), tmp_path / "out")
+    assert "names modeling_x.py (auto_map)" in capsys.readouterr().err
+
+
+def test_a_reward_model_becomes_a_classifier(chatglm1: Path, tmp_path: Path) -> None:
+    model = load_model(chatglm1)
+    random_adapter(model, tmp_path / "run")
+    head = ValueHead(64)
+    head.save(tmp_path / "run")
+    export_classifier(plain_model(chatglm1, adapters=[tmp_path / "run"]), tmp_path / "out")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    ids = torch.tensor(SEQUENCES[:1])
+    with torch.no_grad():
+        hidden = attach(load_model(chatglm1), tmp_path / "run").base_model.model.base_model(input_ids=ids)[0]
+        found = classifier(input_ids=ids).logits[0, 0]
+    expected = head(hidden[0, -1:])[0] - head.summary.bias[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

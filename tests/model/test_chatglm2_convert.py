@@ -351,13 +351,14 @@ def test_an_adapter_is_merged_into_the_original_layout(
 
 
 def test_what_has_no_original_form_is_refused(original: Path, tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    from probes import random_prefix
-
     with pytest.raises(ModelError, match="did not begin with a folder in the layout of ChatGLM2"):
         export(plain_model(str(tiny_models["glm"])), tmp_path / "out", original=True)
-    random_prefix(load_model(original)).save(tmp_path / "prefix", base=str(original))
+    prompt = tmp_path / "prompt"
+    prompt.mkdir()
+    (prompt / "adapter_config.json").write_text(json.dumps({"peft_type": "PROMPT_TUNING"}))
+    (prompt / "adapter_model.safetensors").touch()
     with pytest.raises(ModelError, match="cannot be merged, so it cannot be written in the original layout"):
-        export(plain_model(str(original), [str(tmp_path / "prefix")]), tmp_path / "out", original=True)
+        export(plain_model(str(original), [str(tmp_path / "prompt")]), tmp_path / "out", original=True)
     with pytest.raises(UsageError, match="template and export_format=original exclude"):
         export_verb(
             model_name_or_path=str(original), output_dir=str(tmp_path / "out"), export_format="original", template="x"

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from chatglm2 import write_checkpoint
 from old_chatglm import SIZES, old_lora
 from probes import logits_of, token_batch
 from tiny import build_model
 
 from danlu.core.errors import ModelError
+from danlu.models.adapter_size import adapter_parameters
 from danlu.models.adapters import attach, merge
 from danlu.models.combine import combine
 from danlu.models.loading import load_model
@@ -53,15 +55,16 @@ def test_merged_weights(tiny_models: dict[str, Path], tmp_path: Path, settings: 
     torch.testing.assert_close(logits_of(attached, ids), logits_of(after, ids), atol=1e-3, rtol=1e-3)
 
 
-def test_rows_that_go_head_by_head(tmp_path: Path) -> None:
-    """With as many key heads as query heads: (query, key, value) of head 0, then of head 1, and so on."""
-    folder = build_model("glm", tmp_path / "glm", num_attention_heads=2, num_key_value_heads=2, head_dim=16)
-    state = old_lora(tmp_path / "old", rows=96)
+@pytest.mark.parametrize("shared", [True, False], ids=["groups", "head by head"])
+def test_order_of_rows(tmp_path: Path, shared: bool) -> None:
+    """With as many key heads as query heads the original decides: (q, k, v) of head 0, of head 1, …, or not."""
+    folder = write_checkpoint(tmp_path / "glm", multi_query_attention=shared, multi_query_group_num=4)
+    state = old_lora(tmp_path / "old", layers=2, rows=96, columns=32)
     after, before = merge(load_model(folder), [tmp_path / "old"]), load_model(folder)
     start = f"{LAYERS}1.self_attention.query_key_value"
     update = 8 * state[f"{start}.lora_B.weight"] @ state[f"{start}.lora_A.weight"]
     for at, part in enumerate(NATIVE["self_attention.query_key_value"]):
-        expected = update.view(2, 3, 16, 64)[:, at].reshape(32, 64)
+        expected = update.chunk(3)[at] if shared else update.view(4, 3, 8, 32)[:, at].reshape(32, 32)
         name = f"model.layers.1.{part}.weight"
         change = after.get_parameter(name) - before.get_parameter(name)
         torch.testing.assert_close(change, expected, atol=1e-5, rtol=1e-5)
@@ -96,6 +99,14 @@ def test_it_is_saved_as_an_adapter_of_today(tiny_models: dict[str, Path], tmp_pa
     save(attached, tmp_path / "new")
     plain, ids = PeftModel.from_pretrained(load_model(tiny_models["glm"]), tmp_path / "new"), token_batch()
     torch.testing.assert_close(logits_of(plain, ids), logits_of(attached, ids))
+
+
+@pytest.mark.parametrize("safe", [False, True], ids=["bin", "safetensors"])
+def test_its_size_is_known_before(tiny_models: dict[str, Path], tmp_path: Path, safe: bool) -> None:
+    old_lora(tmp_path / "old", modules=tuple(SIZES), safe=safe)
+    attached = attach(load_model(tiny_models["glm"]), tmp_path / "old", trainable=True)
+    trained = sum(value.numel() for value in attached.parameters() if value.requires_grad)
+    assert adapter_parameters(tmp_path / "old") == trained
 
 
 def test_two_are_added_up(tiny_models: dict[str, Path], tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from probes import logits_of, token_batch
 from safetensors.torch import save_file
 from tuning import losses, tune, write_rows
 
-from danlu.core.errors import ModelError, RunError
+from danlu.core.errors import ConfigError, ModelError, RunError
+from danlu.models.adapter_size import adapter_parameters
 from danlu.models.adapters import attach, read_adapter
 from danlu.models.export import export
 from danlu.models.loading import load_model
@@ -51,9 +52,22 @@ def test_training_goes_on(glm: Path, chatglm1: Path, tmp_path: Path, generation:
     after = attach(load_model(model), run).prefix
     assert (run / NETWORK_FILE).is_file() is network
     assert len(before.state_dict()) == len(state)
+    assert adapter_parameters(tmp_path / "old") == sum(value.numel() for value in state.values())
     for name, value in before.state_dict().items():
         assert not torch.equal(value, after.state_dict()[name]), name
     assert json.loads((run / "adapter_config.json").read_text())["num_virtual_tokens"] == 5
+
+
+def test_what_does_not_go_with_it_is_said(
+    glm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_prefix(tmp_path / "old")
+    rows, given = write_rows(tmp_path / "rows.jsonl"), str(tmp_path / "old")
+    tune(glm, rows, tmp_path / "run", finetuning_type="p_tuning_v2", adapter_name_or_path=given, max_steps=1)
+    assert "what is continued has 5 tokens; pre_seq_len does not change that" in capsys.readouterr().err
+    monkeypatch.setattr("danlu.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(ConfigError, match="kind PREFIX_TUNING, which finetuning_type lora cannot continue"):
+        tune(glm, rows, tmp_path / "other", finetuning_type="lora", adapter_name_or_path=given)
 
 
 def test_it_is_used_and_exported_as_it_is(glm: Path, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from pieces import make_tokenizer_model
 
+from danlu.data.branching import encode_pairs
 from danlu.data.encode import EncodingReport, EncodingRules, encode_rows
-from danlu.data.schema import Conversation, Example, Message, ToolCall
+from danlu.data.named_templates import choose_template
+from danlu.data.schema import Conversation, Example, Message, Preference, ToolCall
 from danlu.data.templates import Encoded, Template
 from danlu.engine.text import TextStream, decode, without_lead
 from danlu.models.chatglm.hard_texts import FRAGMENTS
@@ -165,6 +167,23 @@ def test_tools_of_chatglm3(third: Opened) -> None:
     assert trained == [*own, *said(third, "assistant", "3°C")[1:], 2]
     told = third.template.render(Conversation((Message("system", "S"), *messages), (json.dumps(TOOL),)))
     assert told.startswith(f"[gMASK]sop<|system|>\n S\n{schema}<|user|>\n 天气？<|assistant|>get_weather\n ```python")
+
+
+def test_pairs_continue_the_prompt(second: Opened, third: Opened) -> None:
+    prompt = Conversation(tuple(turns("a", "a sophisticated", "people")))
+    for opened in (second, third):
+        pair = Preference(prompt, Message("assistant", "run"), Message("assistant", "a folder"))
+        (item,) = encode_pairs([pair], opened.template, EncodingRules(), EncodingReport())
+        assert item.parts[0].ids == opened.template.prompt(prompt)
+        for part, text in zip(item.parts[1:], ("run", "a folder"), strict=True):
+            assert part.ids[-1] == 2
+            assert part.ids[-1 - len(opened.processor.encode(text)) : -1] == opened.processor.encode(text)
+            assert all(part.trained)
+
+
+def test_the_name_of_the_own_template_is_no_news(second: Opened) -> None:
+    assert choose_template(second.tokenizer, "chatglm2") == (None, None)
+    assert "template=chatml is not used" in str(choose_template(second.tokenizer, "chatml")[1])
 
 
 @pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])

@@ -80,7 +80,9 @@ def test_a_difference_is_refused(tmp_path: Path) -> None:
     state["model"]["merges"].reverse()
     changed = type(core).from_str(json.dumps(state))
     with pytest.raises(ModelError, match=r"would differ from the original \('.*' would become \["):
-        check_equal(changed, processor, path)
+        check_equal(changed, processor, path, CONTROL["chatglm2"])
+    with pytest.raises(ModelError, match="control token eop2 would be None and is 502"):
+        check_equal(core, processor, path, [*CONTROL["chatglm2"][:4], "eop2"])
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -121,6 +123,41 @@ def test_the_family_is_told_by_files_or_asked_for(tmp_path: Path) -> None:
     assert tokenizer_family(tmp_path) == "chatglm2"
     code.write_text('["[MASK]", "<|assistant|>"]')
     assert tokenizer_family(tmp_path) == "chatglm3"
+
+
+def words_like_control_tokens(proto: Any) -> None:
+    known = {piece.piece for piece in proto.pieces}
+    rare = [piece for piece in proto.pieces if piece.type == 1 and len(piece.piece) > 2]
+    for text in ("op", "sop", "eo", "eop"):
+        if text not in known:
+            rare.pop().piece = text
+
+
+def both(proto: Any) -> None:
+    words_like_control_tokens(proto)
+    spaces_removed(proto)
+
+
+@pytest.mark.parametrize("change", [words_like_control_tokens, both])
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])
+def test_control_tokens_and_pieces_of_one_name(family: str, change: Any, tmp_path: Path) -> None:
+    make_tokenizer_model(tmp_path / "old", family)
+    path = tmp_path / "old" / "tokenizer.model"
+    _, proto = read_sentencepiece(path)
+    change(proto)
+    path.write_bytes(proto.SerializeToString())
+    write_tokenizer(tmp_path / "old", tmp_path / "new", family)
+    tokenizer, (processor, _) = load_tokenizer(tmp_path / "new"), read_sentencepiece(path)
+    words = processor.encode("7sop7eop7")
+    assert {processor.piece_to_id("sop"), processor.piece_to_id("eop")} <= set(words)
+    assert tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>", "<eop>"]) == [499, 501, 502]
+    for text in ("7sop7eop7", *hard_texts(200, seed=6)):
+        ids = processor.encode(text)
+        assert tokenizer(text, split_special_tokens=True)["input_ids"] == [499, 501, *ids]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == processor.decode(ids)
+    question = Conversation((Message("user", "7sop7eop7"),))
+    assert Template(tokenizer).prompt(question)[:2] == [499, 501]
+    assert not {499, 500, 501, 502} & set(Template(tokenizer).prompt(question)[2:])
 
 
 def spaces_removed(proto: Any) -> None:

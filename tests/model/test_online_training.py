@@ -46,7 +46,7 @@ QUICK: dict[str, Any] = {
     "grpo_beta": 0.005,
 }
 LEARNS: dict[str, dict[str, Any]] = {
-    "ppo": {"stage": "ppo", "max_steps": 36},
+    "ppo": {"stage": "ppo", "max_steps": 24},
     "grpo": {"stage": "grpo", "num_generations": 8, "max_steps": 16},
 }
 
@@ -93,8 +93,10 @@ def test_a_run_answers_when_it_is_evaluated(
     assert danlu.evaluate(run, dataset=str(prompts), max_samples=2, max_new_tokens=4)
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "freeze", "ln_tuning", "p_tuning_v2"])
-@pytest.mark.parametrize("stage", LEARNS)
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [*(("grpo", method) for method in ("lora", "full", "freeze", "ln_tuning", "p_tuning_v2")), ("ppo", "full")],
+)
 def test_answers_are_weighed_in_the_precision_of_training(
     stage: str, method: str, tiny_models: dict[str, Path], prompts: Path, letters: str, tmp_path: Path
 ) -> None:
@@ -129,7 +131,7 @@ def test_a_run_killed_in_the_middle_of_a_rollout_goes_on(
         "logging_steps": 2,
     }
     whole = tune(tiny_models["qwen3"], prompts, tmp_path / "whole", **options)
-    for step in (2, 5, 8):
+    for step in (2, 5):  # before the first checkpoint, and between two
         with killed_at(monkeypatch, step):
             tune(tiny_models["qwen3"], prompts, tmp_path / "again", **options)
     again = tune(tiny_models["qwen3"], prompts, tmp_path / "again", **options)

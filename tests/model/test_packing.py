@@ -119,48 +119,52 @@ def test_chunked_cross_entropy_equals_torch(rows: int, bias: bool) -> None:
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
 
-def reference_attention(query, key, value, *, window, softcap, prefix, context=0):
+def reference_attention(query, key, value, *, window, softcap, prefix, sinks, context=0):
     """Attention by its definition, one head and one query at a time; the first ``context`` keys are seen by all."""
     heads, length, width = query.shape
     groups = heads // key.shape[0]
-    out = torch.zeros_like(query)
+    out = torch.zeros(heads, length, value.shape[2])
     for head in range(heads):
         keys, values = key[head // groups], value[head // groups]
         extra = 0
         if prefix is not None:
             keys, values = torch.cat((prefix[0, head // groups], keys)), torch.cat((prefix[1, head // groups], values))
             extra = prefix.shape[2]
-        for place in range(length):
+        for place in range(extra, extra + length):
             first = 0 if window is None else max(0, place - window + 1)
-            seen = sorted({*range(extra + context), *range(extra + first, extra + place + 1)})
-            scores = keys[seen] @ query[head, place] * width**-0.5
+            seen = sorted({*range(extra + context if context else 0), *range(first, place + 1)})
+            scores = keys[seen] @ query[head, place - extra] * width**-0.5
             if softcap:
                 scores = torch.tanh(scores / softcap) * softcap
-            out[head, place] = scores.softmax(0) @ values[seen]
+            if sinks is not None:
+                scores = torch.cat((scores, sinks[head : head + 1]))
+            out[head, place - extra] = scores.softmax(0)[: len(seen)] @ values[seen]
     return out
 
 
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("softcap", [None, 5.0])
-@pytest.mark.parametrize("with_prefix", [False, True])
+@pytest.mark.parametrize("variant", ["", "prefix", "sinks", "wide values"])
 @pytest.mark.parametrize("contexts", [None, (5, 0), (3, 7)])
 @pytest.mark.parametrize("limit", [1024, 0])
 def test_attention_by_definition(
     window: int | None,
     softcap: float | None,
-    with_prefix: bool,
+    variant: str,
     limit: int,
     contexts: tuple[int, int] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("danlu.models.attention.EXPLICIT_LIMIT", limit)
     torch.manual_seed(1)
-    query, key, value = torch.randn(1, 4, 16, 8), torch.randn(1, 2, 16, 8), torch.randn(1, 2, 16, 8)
-    prefix = torch.randn(3, 2, 2, 5, 8) if with_prefix else None
+    query, key = torch.randn(1, 4, 16, 8), torch.randn(1, 2, 16, 8)
+    value = torch.randn(1, 2, 16, 12 if variant == "wide values" else 8)
+    prefix = torch.randn(3, 2, 2, 5, 8) if variant == "prefix" else None
+    sinks = torch.randn(4) if variant == "sinks" else None
     layer = torch.nn.Module()
     layer.layer_idx = 2
-    told = {"bounds": [0, 9, 16], "prefix": prefix, "sliding_window": window, "softcap": softcap, "contexts": contexts}
-    found, _ = packed_attention(layer, query, key, value, None, **told)
+    told = {"prefix": prefix, "sliding_window": window, "softcap": softcap, "s_aux": sinks, "contexts": contexts}
+    found, _ = packed_attention(layer, query, key, value, None, bounds=[0, 9, 16], **told)
     parts = [
         reference_attention(
             query[0, :, start:end],
@@ -169,6 +173,7 @@ def test_attention_by_definition(
             window=window,
             softcap=softcap,
             prefix=None if prefix is None else prefix[2],
+            sinks=sinks,
             context=context,
         )
         for (start, end), context in zip(((0, 9), (9, 16)), contexts or (0, 0))

@@ -160,15 +160,18 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(
     two = trained_together(tiny_models["qwen2"], data, tmp_path / "two", **more)
     from_two = Path(shutil.copytree(two, tmp_path / "from-two"))
     from_one = Path(shutil.copytree(one, tmp_path / "from-one"))
-    again = Path(shutil.copytree(two, tmp_path / "again"))
-    for run in (from_two, from_one, again):
+    for run in (from_two, from_one):
         cut_back(run, 3)
     tune(tiny_models["qwen2"], data, from_two, **{**options, "per_device_train_batch_size": 2})
     trained_together(tiny_models["qwen2"], data, from_one, **more)
-    trained_together(tiny_models["qwen2"], data, again, **more)
-    for run in (from_two, from_one, again):
+    for run in (from_two, from_one):
         assert_equal_runs(one, run)
-    assert losses(again) == losses(two)
+    if fsdp:  # without it, that is tried with processes that are really killed
+        again = Path(shutil.copytree(two, tmp_path / "again"))
+        cut_back(again, 3)
+        trained_together(tiny_models["qwen2"], data, again, **more)
+        assert_equal_runs(one, again)
+        assert losses(again) == losses(two)
     assert "gradient_accumulation_steps: 4" in (from_two / "run.yaml").read_text()
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probes import logits_of, token_batch
+from probes import logits_of, random_prefix, token_batch
 from tuning import losses, tune, write_rows
 from zoo_models import build
 
+from danlu.core.errors import ModelError
 from danlu.data.encode import EncodingReport
 from danlu.data.schema import Conversation, Message
 from danlu.data.templates import Encoded, Template
@@ -19,9 +20,11 @@ from danlu.data.tokens import Item, TokenStore, write_store
 from danlu.engine.local import LocalEngine
 from danlu.engine.protocol import GenerationOptions, Request
 from danlu.models.adapters import attach, merge
+from danlu.models.layout import decoder_layers
 from danlu.models.loading import load_model, load_tokenizer
+from danlu.models.prefix import PrefixModel, check_prefix
 from danlu.models.zoo import families
-from danlu.tune.batches import collate
+from danlu.tune.batches import collate, lay_out
 from danlu.tune.learner import Learner, examine
 from danlu.tune.norms import speed_up_norms
 
@@ -85,6 +88,44 @@ def test_batches_equal_one_by_one(name: str, folder: Path, store: TokenStore) ->
         torch.testing.assert_close(
             found[weight], value, rtol=1e-3, atol=1e-3, msg=lambda m, weight=weight: f"{weight}: {m}"
         )
+
+
+def test_padded_batches_are_right_while_packed_attention_is_on(name: str, folder: Path) -> None:
+    """Answers on the way are computed by the model as training has it."""
+    plain = load_model(folder, dtype="float32", device="cpu", attention="eager")
+    model = load_model(folder, dtype="float32", device="cpu")
+    examine(model)
+    short, long = token_batch(1, 5), token_batch(1, 13, seed=8)
+    ids = torch.cat((torch.cat((torch.full((1, 8), 3), short), 1), long))
+    mask = torch.ones_like(ids)
+    mask[0, :8] = 0
+    found = logits_of(model, ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
+    torch.testing.assert_close(found[0, 8:], logits_of(plain, short)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], logits_of(plain, long)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_prefix_is_seen_in_training_as_in_use(name: str, folder: Path) -> None:
+    model = load_model(folder, dtype="float32", device="cpu")
+    if not families()[name].packed or getattr(model.config, "kv_lora_rank", None):
+        with pytest.raises(ModelError, match="no place for trained keys and values"):
+            check_prefix(model.config)
+        return
+    check_prefix(model.config)
+    prefix = random_prefix(model, length=4)
+    ids = token_batch(1, 17)
+    expected = logits_of(PrefixModel(model, prefix), ids)[0]  # further on than the window of those that have one
+    learner = Learner(model, examine(model), prefix).eval()
+    numbers = ids[0].numpy().astype(np.int32)
+    with torch.no_grad():
+        seen = learner.see(lay_out([[(numbers, np.ones(17, dtype=bool))]]))
+        found = model.get_output_embeddings()(seen.hidden) if seen.logits is None else seen.logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_are_found_whatever_they_are_called(name: str, folder: Path) -> None:
+    layers = decoder_layers(load_model(folder, device="cpu"))
+    assert len(layers) == 2
+    assert all(sum(weight.numel() for weight in layer.parameters()) > 1000 for layer in layers)
 
 
 def test_a_family_is_trained_asked_and_merged(name: str, folder: Path, tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 import sys
 import threading
-import types
 from pathlib import Path
 
 import pytest
 
+from danlu.core import hub as client
 from danlu.core.errors import DataError, MissingDependency
-from danlu.data.sources import hub
-from danlu.data.sources.hub import HubSource, choose, fetch, is_hub_id, reachable
+from danlu.core.hub import reachable
+from danlu.data.sources.hub import HubSource, choose, fetch, is_hub_id
 
 FILES = [
     "README.md",
@@ -80,7 +80,7 @@ def test_a_connection_that_hangs_is_given_up_in_one_line(monkeypatch: pytest.Mon
         raise OSError
 
     monkeypatch.setattr(socket, "create_connection", hang)
-    monkeypatch.setattr(hub, "offline", lambda: False)
+    monkeypatch.setattr(client, "offline", lambda: False)
     with pytest.raises(DataError) as error:  # while the connection still hangs
         fetch(HubSource("nobody/nothing-here"))
     released.set()
@@ -91,82 +91,49 @@ def test_a_connection_that_hangs_is_given_up_in_one_line(monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("empty_cache")
 def test_offline_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANLU_OFFLINE", "1")
-    monkeypatch.setattr(hub, "reachable", lambda _: pytest.fail("the network was tried"))
+    monkeypatch.setattr(client, "reachable", lambda _: pytest.fail("the network was tried"))
     with pytest.raises(DataError, match="told to stay offline"):
         fetch(HubSource("nobody/nothing-here"))
 
 
-def test_an_earlier_download_is_used_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = pytest.importorskip("huggingface_hub")
-    (tmp_path / "train.jsonl").write_text('{"text": "x"}')
-    (tmp_path / "README.md").write_text("x")
-    monkeypatch.setenv("DANLU_OFFLINE", "1")
-    monkeypatch.setattr(client, "snapshot_download", lambda *_, **__: str(tmp_path))
-    assert fetch(HubSource("a/b")) == [tmp_path / "train.jsonl"]
-
-
-def online(monkeypatch: pytest.MonkeyPatch, names: list[str] | Exception, folder: Path) -> list[str]:
-    client = pytest.importorskip("huggingface_hub")
-    asked: list[str] = []
+def online(monkeypatch: pytest.MonkeyPatch, names: Exception) -> None:
+    library = pytest.importorskip("huggingface_hub")
 
     class Api:
         def list_repo_files(self, *_: object, **__: object) -> list[str]:
-            if isinstance(names, Exception):
-                raise names
-            return names
+            raise names
 
-    def download(repository: str, name: str, **_: object) -> str:
-        asked.append(f"{repository}:{name}")
-        return str(folder / name)
-
-    monkeypatch.setattr(hub, "reachable", lambda _: True)
-    monkeypatch.setattr(hub, "offline", lambda: False)
-    monkeypatch.setattr(client, "HfApi", Api)
-    monkeypatch.setattr(client, "hf_hub_download", download)
-    return asked
+    monkeypatch.setattr(client, "reachable", lambda _: True)
+    monkeypatch.setattr(client, "offline", lambda: False)
+    monkeypatch.setattr(library, "HfApi", Api)
 
 
-def test_online_only_what_is_needed_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = online(monkeypatch, ["README.md", "train.jsonl", "test.jsonl"], tmp_path)
-    assert fetch(HubSource("a/b")) == [tmp_path / "train.jsonl"]
-    assert asked == ["a/b:train.jsonl"]
-
-
-def test_errors_of_the_hub_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    online(monkeypatch, OSError("the line broke\nand more"), tmp_path)
-    with pytest.raises(DataError, match=r"a/b: it cannot be fetched \(the line broke\)\."):
+def test_errors_of_the_hub_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    online(monkeypatch, OSError("the line broke\nand more"))
+    with pytest.raises(DataError, match=r"a/b: it cannot be fetched \(the line broke and more\)\."):
         fetch(HubSource("a/b"))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("GatedRepoError", "is gated"), ("RepositoryNotFoundError", "no such dataset")],
+    [("GatedRepoError", "is gated"), ("RepositoryNotFoundError", "no such repository")],
 )
-def test_gated_and_unknown_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
+def test_gated_and_unknown_datasets(monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     errors = pytest.importorskip("huggingface_hub.errors")
     kind = getattr(errors, name)
-    online(monkeypatch, kind.__new__(kind), tmp_path)
+    online(monkeypatch, kind.__new__(kind))
     with pytest.raises(DataError, match=message):
         fetch(HubSource("a/b"))
 
 
-def test_without_the_client_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_client_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setattr(client, "offline", lambda: False)
     with pytest.raises(MissingDependency, match="huggingface_hub"):
         fetch(HubSource("a/b"))
-
-
-def test_modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "modelscope", None)
-    with pytest.raises(MissingDependency, match="modelscope"):
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+    with pytest.raises(MissingDependency, match="modelscope-hub"):
         fetch(HubSource("a/b", "modelscope"))
-    (tmp_path / "train.csv").write_text("a,b\n1,2\n")
-    module = types.ModuleType("modelscope.hub.snapshot_download")
-    module.dataset_snapshot_download = lambda *_, **__: str(tmp_path)  # type: ignore[attr-defined]
-    for name in ("modelscope", "modelscope.hub"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, "modelscope.hub.snapshot_download", module)
-    assert fetch(HubSource("a/b", "modelscope")) == [tmp_path / "train.csv"]
 
 
 def test_a_listening_port_is_reachable_and_a_closed_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

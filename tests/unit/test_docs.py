@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from danlu.core.config import field_homes
+from danlu.data.named_templates import named_templates
+from danlu.models.zoo import families
 from danlu.tune import reference
 from danlu.tune.config import TrainConfig
 from danlu.tune.matrix import REFUSED, STAGES
@@ -137,6 +139,13 @@ def test_the_table_of_methods_and_stages_is_current(root: Path, language: refere
     marks = {(method, stage): mark for method, row in table.items() for stage, mark in zip(STAGES, row, strict=True)}
     assert {pair for pair, mark in marks.items() if mark != reference.GOES} == REFUSED.keys()
     assert marks.keys() == {(method, stage) for method in FAMILIES for stage in STAGES}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_table_of_families_is_current(root: Path, language: reference.Language) -> None:
+    page = (root / "docs" / language / "models.md").read_text(encoding="utf-8")
+    assert page == reference.with_families(page, language), "run: python -m danlu.tune.reference docs"
+    assert all(f"| `{name}` |" in page for name in (*families(), *named_templates())), "a template has no line"
 
 
 def test_every_reason_has_a_chinese_text() -> None:

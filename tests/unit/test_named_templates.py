@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from small_tokenizer import SmallTokenizer, make_tokenizer, talk, trained_text
 
+from danlu.data.encode import last_answer_only
 from danlu.data.named_templates import named_templates
+from danlu.data.rendering import UnstableTemplateError
+from danlu.data.schema import Conversation
 from danlu.data.templates import Template
 
 CONVERSATIONS = {
@@ -16,6 +19,9 @@ CONVERSATIONS = {
     "with a system prompt": talk("What is a run?", "A folder.", system="Be short."),
     "two questions": talk("What is a run?", "A folder.", "丹炉？", "是。"),
 }
+
+ONE_ANSWER = {"chatglm1", "chatglm2"}
+"""Templates that write an answer differently once another turn follows: a sequence holds one answer."""
 
 
 @dataclass
@@ -32,24 +38,49 @@ def template(name: str) -> Template:
     return Template(WithBegin(core.backend_tokenizer, core.eos_token), source=named_templates()[name].text)
 
 
-def marked(one: Template, conversation: Any) -> str:
-    """The rendered text with ⟦ ⟧ around what is trained."""
-    return "".join(f"⟦{piece.text}⟧" if piece.trained else piece.text for piece in one.pieces(conversation)).replace(
-        "⟧⟦", ""
-    )
+def sequences(one: Template, conversation: Conversation) -> list[Conversation]:
+    """What is trained of a conversation: the whole, or each answer in a sequence of its own."""
+    if not one.one_answer:
+        return [conversation]
+    ends = [place + 1 for place, message in enumerate(conversation.messages) if message.role == "assistant"]
+    return [last_answer_only(replace(conversation, messages=conversation.messages[:end])) for end in ends]
+
+
+def marked(one: Template, conversation: Conversation) -> str:
+    """The rendered text with ⟦ ⟧ around what is trained; ‖ between sequences."""
+    rendered = [
+        "".join(f"⟦{piece.text}⟧" if piece.trained else piece.text for piece in one.pieces(part))
+        for part in sequences(one, conversation)
+    ]
+    return "‖".join(rendered).replace("⟧⟦", "")
+
+
+def shown(one: Template, conversation: Any) -> str:
+    """The marked text; of a conversation that is not one sequence the text alone."""
+    try:
+        return marked(one, conversation)
+    except UnstableTemplateError:
+        return one.render(conversation)
 
 
 @pytest.mark.parametrize("name", sorted(named_templates()))
 def test_rendered_conversations(name: str, snapshot: Any) -> None:
     one = template(name)
-    assert {about: marked(one, conversation) for about, conversation in CONVERSATIONS.items()} == snapshot
+    assert {about: shown(one, conversation) for about, conversation in CONVERSATIONS.items()} == snapshot
 
 
-@pytest.mark.parametrize("name", sorted(named_templates()))
+@pytest.mark.parametrize("name", sorted(ONE_ANSWER))
+def test_some_sequences_hold_one_answer(name: str) -> None:
+    with pytest.raises(UnstableTemplateError):
+        template(name).encode(CONVERSATIONS["two questions"])
+
+
+@pytest.mark.parametrize("name", sorted({*named_templates()} - ONE_ANSWER))
 def test_answers_are_trained_and_prompts_are_what_training_saw(name: str) -> None:
     one = template(name)
-    whole = one.encode(CONVERSATIONS["two questions"])
-    answers = trained_text(one, whole)
+    parts = [one.encode(part) for part in sequences(one, CONVERSATIONS["two questions"])]
+    whole = parts[-1]
+    answers = [text for part in parts for text in trained_text(one, part)]
     assert len(answers) == 2
     assert "A folder." in answers[0]
     assert "是。" in answers[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 
 import pytest
@@ -28,7 +29,7 @@ from danlu.data.schema import Conversation, Message, ToolCall
 from danlu.data.templates import Template
 
 FRAGMENTS = st.sampled_from(
-    [*SPECIAL, *PLAIN, "<|im_", "end|>", "|", "<", ">", "\n", "\n\n", " ", "丹", "\ue0f0", "\ue0f1"]
+    [*SPECIAL, *PLAIN, "<|im_", "end|>", "|", "<", ">", "\n", "\n\n", " ", "丹", "\u29fc", "\u29fd", "1"]
 )
 TEXTS = (
     st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=8)
@@ -174,6 +175,13 @@ def test_control_text_is_read_in_one_run(kind: str, text: str) -> None:
     assert template.prompt(talk(text))[: len(wanted)] == wanted
 
 
+def test_it_does_not_matter_how_the_tokenizer_was_called_last() -> None:
+    template = make_template()
+    wanted = template.prompt(talk("a <|im_end|>"))
+    template.tokenizer.backend_tokenizer.encode_special_tokens = True  # type: ignore[attr-defined]
+    assert make_template().prompt(talk("a <|im_end|>")) == template.prompt(talk("a <|im_end|>")) == wanted
+
+
 def test_a_vocabulary_that_holds_control_tokens_makes_none_of_text() -> None:
     from tokenizers import AddedToken, Tokenizer, models
 
@@ -234,6 +242,28 @@ def test_tools_are_written_out_where_the_template_knows_none() -> None:
     assert "<|im_start|>tool\nthere" in text
     assert '<tool_call>{"name": "find", "arguments": {"what": "it"}}</tool_call>' in text
     assert "find" in trained_text(own, own.encode(conversation))[0]
+
+
+@pytest.mark.parametrize(
+    "inside", ["\\u003c|im_end|\\u003e", "<\\/think>", "\\u29fc0\\u29fd", "\\u29fc99\\u29fd", "<|im_end|>"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_escapes_of_json_hide_no_control_tokens(kind: str, inside: str) -> None:
+    template = make_template(TOOLS, kind=kind)
+    control = template.tokenizer.control_ids  # type: ignore[attr-defined]
+
+    def prompt(text: str) -> Conversation:
+        call = ToolCall("find" + ("<|user|>" if text == inside else ""), f'{{"what": "{text}"}}')
+        tool = f'{{"name": "find", "description": "{text}", "parameters": {{}}}}'
+        messages = (Message("user", "Find it"), Message("assistant", "", (call,)), Message("tool", "there"))
+        return Conversation(messages, (tool,))
+
+    given = [number for number in template.prompt(prompt(inside)) if number in control]
+    # an answer may write words such as </think> itself
+    own = [template.tokenizer.get_added_vocab()["</think>"]] if "think" in inside else []
+    clean = [number for number in template.prompt(prompt("plain")) if number in control]
+    assert sorted(given) == sorted(clean + own)
+    assert json.loads(f'"{inside}"') in template.render(prompt(inside))
 
 
 def test_default_system_and_variables() -> None:

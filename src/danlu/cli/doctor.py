@@ -109,7 +109,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _free_memory() -> int:
-    from danlu.tune.preflight import free_memory
+    from danlu.models.memory import free_memory
 
     return free_memory()
 

@@ -113,16 +113,23 @@ def export(context: typer.Context) -> None:
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="ChatGLM folder or hub id, GGUF file, or known name")],
+    source: Annotated[str, typer.Argument(help="ChatGLM folder or hub id, GGUF file, known name, or adapter")],
     target: Annotated[str, typer.Argument(help="folder to write")],
+    model: Annotated[str | None, typer.Option(help="of an adapter: its base, where it does not say it")] = None,
+    form: Annotated[str, typer.Option("--format", help="original: a prefix for ChatGLM's scripts")] = "safetensors",
     family: Annotated[str | None, typer.Option(help="which ChatGLM it is, where its files do not tell")] = None,
     dtype: Annotated[str, typer.Option(help="precision to write; auto: as it is stored")] = "auto",
     max_shard_size: Annotated[str, typer.Option("--max_shard_size", help="largest weight file, in GB")] = "5GB",
 ) -> None:
-    """Write a model in ChatGLM's own layout, or a GGUF file, as a folder that transformers reads without its code."""
+    """Write a model in ChatGLM's own layout, or a GGUF file, as a folder that transformers reads without its code.
+
+    P-Tuning checkpoints and LoRA adapters of ChatGLM's scripts become ones of today; --format original takes a
+    prefix back.
+    """
     from danlu.verbs.convert import convert as write
 
-    write(source, target, family=family, dtype=dtype, max_shard_size=max_shard_size)
+    options = {"family": family, "dtype": dtype, "max_shard_size": max_shard_size}
+    write(source, target, model=model, convert_format=form, **options)
 
 
 @app.command()

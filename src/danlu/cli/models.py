@@ -11,10 +11,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from danlu.core.console import out
+from danlu.core.console import note, out, warn
 from danlu.core.errors import MissingDependency, ModelError
 from danlu.models.sources import read_folder_json, resolve_model
 from danlu.models.zoo import Licence, ModelFamily, Release, families, family_of_type, find, packaged_models
+from danlu.models.zoo_table import family_cells
 
 app = typer.Typer(no_args_is_help=True, help="Known models, what a name means, templates for models without one.")
 
@@ -40,6 +41,17 @@ def _show(
 ) -> None:
     """What a name means: kind, place, architecture, template, layers, licence, and what to know before training."""
     show_model(name, fit=fit, as_json=as_json)
+
+
+@app.command("fetch")
+def _fetch(
+    name: Annotated[str, typer.Argument(help="A hub id, or the part behind the slash of one that danlu knows.")],
+    source: Annotated[str, typer.Option(help="hf, modelscope, or auto: what DANLU_HUB says, else hf")] = "auto",
+    revision: Annotated[str, typer.Option(help="branch, tag or commit")] = "main",
+    to: Annotated[Path | None, typer.Option(help="a folder for the files, in place of the hub's cache")] = None,
+) -> None:
+    """Download the files of a model that danlu reads; a second time, what is missing. Prints the folder."""
+    out.print(str(fetch_model(name, source=source, revision=revision, to=to)), markup=False, soft_wrap=True)
 
 
 @app.command("templates")
@@ -89,10 +101,42 @@ def list_models(
         out.print()
     table = Table("family", "billions", "context", "template", "licence", "", box=None)
     for one, fitting in known:
-        table.add_row(*family_cells(one, fitting))
+        remark = "not readable" if one.needs_code else "padded" if not one.packed else ""
+        table.add_row(*family_cells(one, fitting), remark)
     out.print(table)
     out.print("danlu models show NAME: releases, layers, and what to know before training.", style="quiet")
     return rows
+
+
+def fetch_model(name: str, *, source: str = "auto", revision: str = "main", to: Path | None = None) -> Path:
+    """Download the files of a model that danlu reads, or those that are missing.
+
+    Args:
+        name: a hub id, or the part behind the slash of one that the zoo knows.
+        source: ``hf``, ``modelscope`` or ``auto``.
+        revision: branch, tag or commit.
+        to: a folder for the files; the hub's cache by default.
+
+    Raises:
+        ModelError: when the name means something on this machine, or the hub does not give it.
+        UsageError: for an unknown source.
+        MissingDependency: without the hub's client.
+    """
+    from danlu.models.hub import fetch
+
+    known = None if name in packaged_models() else find(name)
+    if known and known[1]:
+        name = known[1].id
+    if known and known[0].needs_code:
+        why = known[0].needs_code
+        warn(f"{why.reason} needs Python code from its folder, which danlu never runs. {why.instead}")
+    meant = resolve_model(name)
+    if meant.kind != "hub":
+        raise ModelError(f"{name} is on this machine already ({meant.kind})", where=str(meant.path))
+    folder = fetch(name, revision=revision, source=source, folder=to)
+    files = [file for file in folder.iterdir() if file.is_file()]
+    note(f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB")
+    return folder
 
 
 def _fitting(family: ModelFamily, words: str, licence: str, limit: float) -> list[Release]:
@@ -109,21 +153,6 @@ def _is_wanted(licence: Licence, wanted: str) -> bool:
     if wanted.casefold() == "free":
         return licence.restricted is None
     return wanted.casefold() in licence.name.casefold()
-
-
-def family_cells(family: ModelFamily, releases: list[Release]) -> tuple[str, ...]:
-    """Name, sizes, context, template, licence and remark of a family, as text."""
-    sizes = sorted({release.parameters for release in releases})
-    contexts = sorted({family.context_of(release) or 0 for release in releases})
-    licences = list(dict.fromkeys(family.licence_of(release).name for release in releases))
-    return (
-        family.name,
-        f"{sizes[0]:g}" if len(sizes) == 1 else f"{sizes[0]:g} – {sizes[-1]:g}",
-        f"{contexts[-1]:,}" if contexts[-1] else "–",
-        family.template,
-        ", ".join(licences),
-        "not readable" if family.needs_code else "padded" if not family.packed else "",
-    )
 
 
 def _family_row(family: ModelFamily, releases: list[Release]) -> dict[str, Any]:
@@ -231,7 +260,7 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
         **known,
         "layers": config.get("num_hidden_layers", config.get("num_layers")),
         "hidden_size": config.get("hidden_size"),
-        "context": config.get("max_position_embeddings", config.get("seq_length")),
+        "context": config.get("max_position_embeddings", config.get("max_sequence_length", config.get("seq_length"))),
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "bytes": sum(file.stat().st_size for file in weights),
         "tokenizer": has_tokenizer(folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,8 @@ _Dumper.add_representer(str, _text)
 
 def scalar(value: Any) -> str:
     """One value as YAML on one line."""
+    if value is None or isinstance(value, (bool, int)):
+        return json.dumps(value)  # the same, and most options are such
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.dump(plain, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=WIDTH, sort_keys=False)
     return text.removesuffix("\n").removesuffix("...").rstrip("\n")

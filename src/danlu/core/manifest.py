@@ -6,6 +6,7 @@ import hashlib
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -96,13 +97,17 @@ def now() -> str:
 
 def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Versions of Python and of those ``packages`` that are installed; none of them is imported."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {package: _version(package) for package in packages}
+    return {"python": platform.python_version(), **{name: known for name, known in found.items() if known}}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """Read once: it stands in a long file, and does not change while this process runs."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def without_secrets(words: Sequence[str]) -> tuple[str, ...]:

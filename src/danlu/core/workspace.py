@@ -43,6 +43,17 @@ def offline() -> bool:
     return "1" in (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("DANLU_OFFLINE"))
 
 
+def wanted_hub() -> str:
+    """The hub that the user wants by default: ``DANLU_HUB``, or ModelScope where ``USE_MODELSCOPE_HUB`` is set.
+
+    The second is LLaMA-Factory's variable.
+    """
+    named = os.environ.get("DANLU_HUB", "").strip()
+    if named:
+        return named
+    return "modelscope" if os.environ.get("USE_MODELSCOPE_HUB", "").lower() in ("1", "true", "y") else "huggingface"
+
+
 def reward_token() -> str | None:
     """What a scoring server wants to be shown (``DANLU_REWARD_TOKEN``), or None."""
     return os.environ.get("DANLU_REWARD_TOKEN") or None

@@ -89,8 +89,10 @@ class Continuations:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None and hasattr(backend, "encode_batch_fast"):
             chosen = self._without_control if plain else backend
+            if not plain and getattr(backend, "encode_special_tokens", False):
+                backend.encode_special_tokens = False  # transformers leaves it as somebody's last call had it
             return [item.ids for item in chosen.encode_batch_fast(texts, add_special_tokens=False)]
-        options = {"split_special_tokens": True} if plain else {}
+        options = {"split_special_tokens": plain} if hasattr(self.tokenizer, "split_special_tokens") else {}
         return [list(self.tokenizer.encode(text, add_special_tokens=False, **options)) for text in texts]
 
     @cached_property
@@ -103,7 +105,7 @@ class Continuations:
 
     def _ids_before(self, text: str) -> list[int]:
         if text not in self._known_starts:
-            self._known_starts[text] = list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+            self._known_starts[text] = self._encode_alike([text], False)[0] if text else []
         return self._known_starts[text]
 
     def context(self, before: str, *, plain: bool = False) -> str:

@@ -68,7 +68,8 @@ def choose_template(tokenizer: Any, name: str | None) -> tuple[str | None, str |
         UsageError: when the model has none and no known name is given.
     """
     if tokenizer.chat_template:
-        unused = name not in (None, "", "own", "default")
+        same = name in named_templates() and named_templates()[str(name)].text == tokenizer.chat_template
+        unused = not same and name not in (None, "", "own", "default")
         note = f"template={name} is not used: the model brings its own chat template, and that is the truth"
         return None, note if unused else None
     if name is None:

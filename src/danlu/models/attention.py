@@ -9,7 +9,7 @@ see one another, in a prefix language model).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -25,8 +25,8 @@ EXPLICIT_LIMIT = 1024
 """Up to this many tokens explicit matrix products beat the fused kernel of PyTorch on a CPU."""
 
 
-Window: TypeAlias = tuple[int, int] | None
-"""Tokens that a token sees, itself included, and how many keys in front it sees always; None: everything before it."""
+Window: TypeAlias = int | None
+"""Tokens that a token sees, itself included and those of a prefix as well; None: everything."""
 
 
 class Sight(NamedTuple):
@@ -55,6 +55,14 @@ class Scores:
     softcap: float | None = None
     sinks: Tensor | None = None
 
+    @classmethod
+    def asked(cls, softcap: float | None, sinks: Tensor | None, others: Mapping[str, Any]) -> Scores:
+        """What a layer asks for; a TypeError where that is not known here."""
+        unknown = [name for name in CHANGES_SCORES if others.get(name) is not None]
+        if unknown:
+            raise TypeError(f"packed attention does not know {unknown[0]}")
+        return cls(softcap, sinks)
+
     @property
     def plain(self) -> bool:
         """Whether PyTorch's kernel can compute them."""
@@ -82,6 +90,13 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return mask
 
 
+def _plain(*args: Any, scores: Scores, **kwargs: Any) -> Any:
+    """PyTorch's attention as transformers calls it, for ordinary batches."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward(*args, **kwargs)
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -106,64 +121,61 @@ def packed_attention(
         module: the attention layer; its ``layer_idx`` picks the prefix.
         query: (1, heads, T, d).
         key: (1, key-value heads, T, d).
-        value: (1, key-value heads, T, d).
+        value: (1, key-value heads, T, d or another width).
         attention_mask: used only when ``bounds`` is None.
         scaling: factor of the scores; 1/√d by default.
         dropout: probability of dropping a weight.
         bounds: where sequences begin and end; None computes ordinary attention.
-        prefix: (layers, 2, key-value heads, N, d), seen by every token.
+        prefix: (layers, 2, key-value heads, N, d), stands in front of every sequence.
         parents: for each sequence the number of the one that it continues, or -1; None when none does.
         contexts: for each sequence how many of its first tokens are seen by all of its tokens; None: none.
-        sliding_window: a token sees only this many tokens, itself included.
+        sliding_window: tokens that a token sees, itself included; a prefix counts, as it does in a cache.
         softcap: scores become softcap · tanh(score / softcap).
-        s_aux: (heads), the score of a sink that takes a share of each token's weights and gives nothing (gpt-oss).
-        witness: gets the window of each layer, for those who want to know what the layers ask for.
-        kwargs: further arguments of transformers, not needed here.
+        s_aux: (heads), the score of a sink that takes a share of the weights and gives nothing.
+        witness: gets the window that each layer asks for.
+        kwargs: further arguments of transformers.
 
     Returns:
-        (1, T, heads, d) and None; the width of the values where it is another than that of the keys.
+        (1, T, heads, width of the values) and None.
 
     Raises:
         TypeError: when the layer wants its scores changed in a way that is not known here.
     """
-    unknown = [name for name in CHANGES_SCORES if kwargs.get(name) is not None]
-    if unknown:
-        raise TypeError(f"packed attention does not know {unknown[0]}")
+    scores = Scores.asked(softcap, s_aux, kwargs)
     if bounds is None:
-        if softcap is not None or s_aux is not None:
-            return _whole(query, key, value, attention_mask, scaling, dropout, Scores(softcap, s_aux)), None
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        own = _plain if scores.plain else _whole
+        return own(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, scores=scores, **kwargs)
     if witness is not None:
-        witness.append(None if sliding_window is None else (sliding_window, 0))
-    scores = Scores(softcap, s_aux)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        witness.append(sliding_window)
+    scale = scaling or query.shape[-1] ** -0.5
     before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
-    lengths = [end - start for start, end in zip(bounds[:-1], bounds[1:])]
-    # splitting once is one concatenation in the backward pass; slicing would fill and add a whole tensor each time
-    queries, keys, values = (part[0].split(lengths, 1) for part in (query, key, value))
-    outputs = []
+    queries, keys, values = (_sequences(part, bounds) for part in (query, key, value))
+    outputs: list[Tensor] = []
     for number, q in enumerate(queries):
         seen = [number] if parents is None or parents[number] < 0 else [parents[number], number]
         k, v = _joined(before, 0, [keys[i] for i in seen]), _joined(before, 1, [values[i] for i in seen])
-        always = 0 if before is None else before.shape[2]
-        sight = _sight(k.shape[1], q.shape[1], always, sliding_window, contexts[number] if contexts else 0)
-        if scores.plain and (q.device.type != "cpu" or k.shape[1] > EXPLICIT_LIMIT):
-            output = _fused(q, k, v, scale, dropout, sight)
-        else:
-            output = _explicit(q, k, v, scale, dropout, sight, scores)
-        outputs.append(output.transpose(0, 1))
+        sight = _sight(q, k, sliding_window, contexts[number] if contexts else 0)
+        outputs.append(_kernel(q, k, scores)(q, k, v, scale, dropout, sight, scores).transpose(0, 1))
     return torch.cat(outputs).unsqueeze(0), None
 
 
-def _sight(keys: int, queries: int, always: int, sliding_window: int | None, context: int) -> Sight:
-    """What the queries of one sequence see of its keys, of which ``always`` belong to a prefix."""
-    window = None if sliding_window is None or sliding_window >= keys - always else (sliding_window, always)
-    # what stands before the sequence is seen by all of its tokens anyway
-    return Sight(window, keys - queries + context if context > 1 else 0)
+def _sequences(part: Tensor, bounds: Sequence[int]) -> Sequence[Tensor]:
+    """Sequences (heads, length, d) of a packed row (1, heads, T, d).
+
+    They are split at once: one concatenation in the backward pass, where slices would fill and add whole tensors.
+    """
+    return part[0].split([end - start for start, end in zip(bounds[:-1], bounds[1:])], 1)
+
+
+def _sight(q: Tensor, k: Tensor, sliding_window: Window, context: int) -> Sight:
+    """What queries see of the keys, whose last are their own and the first ``context`` of those seen by all."""
+    before = k.shape[1] - q.shape[1]  # what stands before the sequence is seen by all of its tokens anyway
+    window = sliding_window if sliding_window and sliding_window < k.shape[1] else None
+    return Sight(window, before + context if context > 1 else 0)
+
+
+def _kernel(q: Tensor, k: Tensor, scores: Scores) -> Callable[..., Tensor]:
+    return _fused if scores.plain and (q.device.type != "cpu" or k.shape[1] > EXPLICIT_LIMIT) else _explicit
 
 
 def _joined(prefix: Tensor | None, which: int, parts: Sequence[Tensor]) -> Tensor:
@@ -197,8 +209,8 @@ def _weights(told: Tensor, sinks: Tensor | None, dropout: float) -> Tensor:
     return F.dropout(weights, dropout) if dropout else weights
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight: Sight) -> Tensor:
-    """Attention by PyTorch's kernel."""
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight: Sight, scores: Scores) -> Tensor:
+    """Attention by PyTorch's kernel; the scores are plain ones."""
     plain = q.shape[1] == k.shape[1] and sight == CAUSAL
     mask = None if plain else _bias(q.shape[1], k.shape[1], sight, q.dtype, q.device)
     return F.scaled_dot_product_attention(
@@ -214,15 +226,17 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, sight:
 
 
 def _whole(
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    scaling: float | None,
-    dropout: float,
+    *,
     scores: Scores,
-) -> Tensor:
+    **options: Any,
+) -> tuple[Tensor, None]:
     """Attention of ordinary batches (rows, heads, length, d) whose scores PyTorch's kernel cannot change."""
+    scaling, dropout = options["scaling"], options["dropout"]
     rows, heads, length, width = query.shape
     groups = heads // key.shape[1]
     key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
@@ -234,7 +248,7 @@ def _whole(
     else:
         told = told + mask
     sinks = None if scores.sinks is None else scores.sinks.view(1, heads, 1, 1).expand(rows, heads, length, 1)
-    return (_weights(told, sinks, dropout) @ value).transpose(1, 2).contiguous()
+    return (_weights(told, sinks, dropout) @ value).transpose(1, 2).contiguous(), None
 
 
 @lru_cache(maxsize=32)
@@ -244,8 +258,7 @@ def _bias(queries: int, keys: int, sight: Sight, dtype: torch.dtype, device: tor
     other = torch.arange(keys, device=device).unsqueeze(0) - (keys - queries)
     hidden = other > place
     if sight.window is not None:
-        size, always = sight.window
-        hidden |= (other <= place - size) & (other >= queries - keys + always)
+        hidden |= other <= place - sight.window
     hidden[:, : sight.shared] = False
     one = torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
     return one.repeat(copies, 1) if copies > 1 else one

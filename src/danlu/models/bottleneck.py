@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from danlu.core.errors import ModelError
 from danlu.core.files import replacing, write_json
+from danlu.models.layout import decoder_layers
 from danlu.models.prefix import TABLE_FILE, read_tensors, write_tensors
 from danlu.models.sources import read_folder_json
 
@@ -84,7 +85,7 @@ class Bottlenecks(nn.Module):
         """
         if bottlenecks_of(model) is not None:
             raise ModelError("the model has bottleneck adapters already", hint="One set at a time can be attached.")
-        for layer, adapters in zip(model.base_model.layers, self.layers, strict=True):
+        for layer, adapters in zip(decoder_layers(model), self.layers, strict=True):
             parts = sublayers(layer)
             for part, adapter in adapters.items():
                 parts[part].register_forward_hook(_Hook(self, adapter))
@@ -130,7 +131,7 @@ class Bottlenecks(nn.Module):
             raise ModelError(
                 f"the bottleneck adapters are damaged ({str(error).splitlines()[0][:200]})", where=str(folder)
             ) from error
-        ours = (len(model.base_model.layers), model.config.get_text_config().hidden_size)
+        ours = (len(decoder_layers(model)), model.config.get_text_config().hidden_size)
         if ours != (shape.layers, shape.width):
             raise ModelError(
                 f"the adapters do not fit {model.name_or_path or 'this model'}: they are for {shape.layers} layers of "

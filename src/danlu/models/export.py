@@ -13,11 +13,15 @@ from typing import Any
 from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
-from danlu.models.chatglm.write_back import find_record, load_original, write_back
+from danlu.models.chatglm.families import generation
+from danlu.models.chatglm.prefix import write_official
+from danlu.models.chatglm.write_back import copy_companions, find_record, load_original, write_back
 from danlu.models.export_report import MARKER, ExportReport, describe, report_of
 from danlu.models.folders import room_for, whole_folder
-from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, stop_ids
+from danlu.models.loading import DataType, lasting_name, load_model, load_tokenizer, model_folder, stop_ids
+from danlu.models.original_code import bring_code
 from danlu.models.runs import TrainedModel
+from danlu.models.sources import read_folder_json
 from danlu.models.stored_bits import in_whole
 from danlu.models.weights import cast_weights, count_parameters, save_weights
 
@@ -77,16 +81,16 @@ def export(
         write = save_weights if record is None else partial(write_back, record=record)
         write(merged, folder, shard_size=shard_size, legacy_bin=legacy_bin)
         if record is None:
-            tokenizer.save_pretrained(folder)
+            _companions(tokenizer, merged.config, model_folder(model.model), folder, original=original)
         parameters = count_parameters(merged)
         if kept is not None:
-            expected = _keep_beside(merged, kept, folder, target)
+            expected = _keep_beside(merged, kept, folder, target, original=original)
         del merged, base
         reloaded = _compare_again(folder, expected, kept, target, record["family"] if record else None)
         differences = change, reloaded, rounding
         report = report_of(folder, target, parameters, written_type, adapters=(infos, kept), differences=differences)
-        form, chat = "original" if original else "safetensors", bool(tokenizer.chat_template)
-        describe(report, model, folder, form=form, has_template=chat)
+        form = "original" if generation(read_folder_json(folder / "config.json")) else "safetensors"
+        describe(report, model, folder, form=form, has_template=bool(tokenizer.chat_template))
     return report
 
 
@@ -99,15 +103,30 @@ def _opened(model: TrainedModel, chat_template: str | None, device: str | None) 
     return base, tokenizer
 
 
-def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[str, Any]:
-    """The record of the conversion that is undone; refused for adapters that have no place in the original layout."""
+def _companions(tokenizer: Any, config: Any, source: Path, folder: Path, *, original: bool) -> None:
+    """What stands beside the weights: the tokenizer, and code that config.json names; or what the original has."""
+    if original:
+        copy_companions(source, vars(config), folder)
+    else:
+        tokenizer.save_pretrained(folder)
+        bring_code(vars(config), source, folder)
+
+
+def _original_record(model: TrainedModel, infos: Sequence[AdapterInfo]) -> dict[str, Any] | None:
+    """The record of the conversion that is undone, None for ChatGLM-6B, which is never converted.
+
+    Raises:
+        ModelError: for adapters that the original code does not know, and models that have no original form.
+    """
     kept = next((info for info in infos if not info.mergeable), None)
-    if kept is not None:
+    if kept is not None and kept.kind != "PREFIX_TUNING":
         raise ModelError(
             f"an adapter of the kind {kept.kind} cannot be merged, so it cannot be written in the original layout",
             where=str(kept.path),
             hint="Leave the format out: base and adapter are then written side by side.",
         )
+    if generation(read_folder_json(model_folder(model.model) / "config.json")) == "v1":
+        return None
     return find_record(model)
 
 
@@ -153,7 +172,7 @@ def _rounded(model: Any, dtype: str) -> tuple[Any, float]:
     return rounded, change
 
 
-def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path) -> Any:
+def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path, *, original: bool) -> Any:
     """Write what cannot be merged beside the base; logits of both together in float32."""
     import torch
 
@@ -165,7 +184,10 @@ def _keep_beside(model: Any, info: AdapterInfo, folder: Path, target: Path) -> A
     model.name_or_path = info.base or name  # the base has been merged into; its name says nothing any more
     attached = attach(cast_weights(model, torch.float32), info.path)
     attached.name_or_path = lasting_name(target.absolute())
-    save(attached, folder / ADAPTER_FOLDER)
+    if original:
+        write_official(attached.prefix, model.config, folder / ADAPTER_FOLDER, base=attached.name_or_path)
+    else:
+        save(attached, folder / ADAPTER_FOLDER)
     expected = probe(attached)
     cast_weights(model, dtype)
     return expected
@@ -182,10 +204,13 @@ def _compare_again(
         again.name_or_path = lasting_name(target.absolute())
         again = attach(again, folder / ADAPTER_FOLDER)
     found = difference(probe(again), expected)
-    if not found <= RELOAD_TOLERANCE:
+    # the keys of an official prefix are turned back and forth, which rounds them anew
+    turned = kept is not None and read_adapter(folder / ADAPTER_FOLDER).official
+    allowed = MERGE_TOLERANCE if turned else RELOAD_TOLERANCE
+    if not found <= allowed:
         raise ModelError(
             f"the written model does not answer as the one in memory: logits differ by {found:.2g} "
-            f"standard deviations (allowed {RELOAD_TOLERANCE:g})",
+            f"standard deviations (allowed {allowed:g})",
             where=str(folder),
             hint="Nothing was exported. Check the disk, and try again.",
         )

@@ -25,8 +25,12 @@ ShardSize = Annotated[float, BeforeValidator(_gigabytes)]
 
 
 class ConvertConfig(Options):
-    """How a model in another layout becomes one that transformers reads."""
+    """How a model or an adapter in another layout becomes one that transformers reads."""
 
+    model: str | None = Field(None, description="of an adapter: the base, where it does not say it itself")
+    convert_format: Literal["safetensors", "original"] = Field(
+        "safetensors", description="original: a prefix as the official scripts of ChatGLM read it"
+    )
     family: str | None = Field(None, description="which ChatGLM it is, where its files do not tell")
     dtype: Precision = Field("auto", description="precision to write; auto: as it is stored")
     max_shard_size: ShardSize = Field(5.0, gt=0, description="largest weight file, in GB (10^9 bytes)")
@@ -39,10 +43,10 @@ class ExportConfig(Options):
     model_name_or_path: str | None = Field(None, description="without a run: the base model")
     adapter_name_or_path: Words = Field((), description="without a run: adapters to merge, in order")
     output_dir: str | None = Field(None, description="folder to write; of a run: exports/NAME in it by default")
-    export_format: Literal["safetensors", "gguf", "original"] = Field(
+    export_format: Literal["safetensors", "gguf", "original", "auto"] = Field(
         "safetensors",
         description="safetensors: a model folder; gguf: a file for llama.cpp and Ollama; original: as the folder that "
-        "the base model was converted from",
+        "the base model was converted from; auto: original if it was, else safetensors",
     )
     gguf_type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = Field(
         "q8_0", description="with gguf: how weights are kept; vectors always in float32"

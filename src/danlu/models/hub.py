@@ -1,86 +1,77 @@
-"""Fetch a model from the Hugging Face hub, or say within seconds that it cannot be had."""
+"""Fetch a model from a hub, or say within seconds that it cannot be had."""
 
 from __future__ import annotations
 
-import socket
-import urllib.request
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from danlu.core.console import note
 from danlu.core.errors import ModelError
-from danlu.core.workspace import offline
+from danlu.core.hub import BRANCH, TITLES, HubError, Site, Wanted, silent, site_of, snapshot
+from danlu.models.zoo import find, modelscope_id
 
-WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-LEGACY = ["pytorch_model*.bin", "adapter_model.bin"]
-PATIENCE = 1.5
-"""Seconds to wait for the hub to answer the first connection."""
+WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+LEGACY = ("pytorch_model*.bin", "adapter_model.bin")
+IGNORED = ("*/*", "consolidated*", "*.fp16.safetensors", "*.bf16.safetensors")
+"""Folders and the same weights in other forms."""
 
 
-def fetch(name: str, *, revision: str = "main", cache_dir: str | Path | None = None) -> Path:
-    """The local folder of a hub repository, downloaded if needed.
+def fetch(
+    name: str,
+    *,
+    revision: str = "main",
+    cache_dir: str | Path | None = None,
+    source: str | None = None,
+    folder: Path | None = None,
+) -> Path:
+    """The local folder of a hub repository, with the files that danlu reads, downloaded if needed.
 
     Args:
         name: ``owner/name``.
-        revision: branch, tag or commit.
+        revision: branch, tag or commit; ``main`` is the first branch, whatever the hub calls it.
         cache_dir: where downloads are kept; the hub's own cache by default.
+        source: ``huggingface``, ``modelscope``, or ``auto``: what the environment says.
+        folder: put the files here instead of into the cache.
 
     Raises:
         ModelError: when it is not in the cache and cannot be downloaded (no network, offline, no such
             repository, no access); within two seconds when there is no network.
+        MissingDependency: without the hub's client.
     """
-    if offline() or not reachable():
-        return _cached(name, revision, cache_dir)
-    return _download(name, revision, cache_dir)
-
-
-def reachable() -> bool:
-    """Whether the hub (or the proxy in front of it) accepts a connection."""
-    from huggingface_hub import constants
-
-    endpoint = urlsplit(constants.ENDPOINT)
-    proxy = urllib.request.getproxies().get(endpoint.scheme)
-    if proxy:
-        endpoint = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    site = site_of(source)
+    repository = _name_on(site, name)
+    branch = BRANCH[site] if revision == "main" else revision
+    wanted = Wanted(repository, "model", branch, WANTED, IGNORED, cache_dir, folder)
+    why = silent(site)
     try:
-        with socket.create_connection((endpoint.hostname or "", port), timeout=PATIENCE):
-            return True
-    except OSError:
-        return False
-
-
-def _cached(name: str, revision: str, cache_dir: str | Path | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(name, revision=revision, cache_dir=cache_dir, local_files_only=True)
-    except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        why = "danlu is offline" if offline() else "the hub cannot be reached"
+        return _whole(site, wanted, local=why is not None)
+    except HubError as error:
+        if why is None:
+            raise ModelError(f"{error.what}", where=repository, hint=error.hint) from error
+        other = "modelscope" if site == "huggingface" else "huggingface"
         raise ModelError(
             f"the model {name!r} is not on this machine and {why}",
-            hint="Give a model folder, a GGUF file, or the packaged name smollm2-135m.",
+            hint=f"Give a model folder, a GGUF file, or the packaged name smollm2-135m; DANLU_HUB={other} asks "
+            f"{TITLES[site_of(other)]}.",
         ) from error
-    return Path(found)
 
 
-def _download(name: str, revision: str, cache_dir: str | Path | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+def _name_on(site: Site, name: str) -> str:
+    """What a site calls a model; said where it is another name."""
+    if site == "huggingface":
+        found = find(name) if "/" in name else None
+        other = found[1].id if found and found[1] else name
+    else:
+        other = modelscope_id(name)
+    if other.casefold() != name.casefold():
+        note(f"{name} is called {other} on {TITLES[site]}")
+        return other
+    return name
 
-    try:
-        found = Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=[*WANTED]))
-        if not any(found.glob("*.safetensors")):
-            snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=LEGACY)
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", 0)
-        reasons = {401: "needs a login or does not exist", 403: "needs access", 404: "does not exist"}
-        reason = reasons.get(status, f"answered {status}")
-        raise ModelError(
-            f"the hub repository {name!r} (revision {revision}) {reason}",
-            hint="Check the spelling; for a gated model, accept its terms and run `hf auth login`.",
-        ) from error
-    except Exception as error:  # the client library below the hub's, and its errors, change between versions
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"the model {name!r} could not be downloaded ({first})") from error
+
+def _whole(site: Site, wanted: Wanted, *, local: bool) -> Path:
+    """What is read of a repository; weights of the older kind only where there are no others."""
+    found = snapshot(site, wanted, local=local)
+    if not any(found.glob("*.safetensors")):
+        snapshot(site, replace(wanted, allow=LEGACY), local=local)
     return found

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from danlu.core.console import warn
 from danlu.core.errors import ModelError
 from danlu.models.chatglm.convert import converted_family, is_original, native_folder
 from danlu.models.chatglm.families import family_names, find_family, generation
@@ -26,10 +27,16 @@ if TYPE_CHECKING:
 DataType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "ice_text.model")
 UNEXPECTED_BY_DESIGN = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
+"""Numbers that older files hold and every model computes."""
 
 
 def model_folder(
-    name: str | Path, *, revision: str = "main", cache_dir: str | Path | None = None, family: str | None = None
+    name: str | Path,
+    *,
+    revision: str = "main",
+    cache_dir: str | Path | None = None,
+    hub: str | None = None,
+    family: str | None = None,
 ) -> Path:
     """The local folder with config, weights and tokenizer of ``name``.
 
@@ -40,6 +47,7 @@ def model_folder(
         name: a folder, GGUF file, packaged name or hub id.
         revision: hub revision.
         cache_dir: where hub downloads are kept.
+        hub: ``huggingface`` or ``modelscope``; what the environment says by default.
         family: which ChatGLM it is, where its files do not tell.
 
     Raises:
@@ -47,7 +55,7 @@ def model_folder(
     """
     source = resolve_model(name)
     if source.kind == "hub":
-        folder = fetch(source.name, revision=revision, cache_dir=cache_dir)
+        folder = fetch(source.name, revision=revision, cache_dir=cache_dir, source=hub)
         check_folder(folder)
         return native_folder(folder, family)
     if source.path is None:
@@ -139,6 +147,13 @@ def _from_folder(folder: Path, **options: Any) -> Any:
     except MemoryError as error:
         raise ModelError("there is not enough memory for the weights", where=str(folder)) from error
     except Exception as error:  # safetensors, pickle, JSON and shape errors share no base class
+        attention = options.get("attn_implementation")
+        if attention and "does not support" in str(error):
+            raise ModelError(
+                f"this kind of model cannot be computed with {attention}",
+                where=str(folder),
+                hint="Leave flash_attn out: sequences are then packed without it.",
+            ) from error
         raise ModelError(
             f"the weights cannot be loaded ({_first_line(error)})",
             where=str(folder),
@@ -159,6 +174,13 @@ def _check_weights(folder: Path, report: dict[str, Any]) -> None:
             f"the weights do not fit config.json: {what}, for instance {(missing or mismatched)[0]}",
             where=str(folder),
             hint="A shard may be missing, or the folder mixes two models.",
+        )
+    unused = sorted(name for name in report["unexpected_keys"] if not name.endswith(UNEXPECTED_BY_DESIGN))
+    if unused:
+        prefix = any(".prefix_encoder." in name for name in unused)
+        warn(
+            f"{len(unused)} weights of {folder} have no place in the model and are left out, for instance {unused[0]}"
+            + ("; they are a trained prefix: name the folder as the adapter as well" if prefix else "")
         )
 
 

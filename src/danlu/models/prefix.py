@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from danlu.core.errors import ModelError
 from danlu.core.files import replacing
+from danlu.models.zoo import family_of_type
 
 TABLE_FILE = "adapter_model.safetensors"
 NETWORK_FILE = "prefix_encoder.safetensors"
@@ -52,6 +53,27 @@ class PrefixShape:
     def width(self) -> int:
         """Numbers of one virtual token: keys and values of all layers."""
         return self.layers * 2 * self.token_dim
+
+
+def check_prefix(config: Any) -> None:
+    """Refuse a model that has no place for keys and values in front of the text.
+
+    Raises:
+        ModelError: with the reason.
+    """
+    text, family = config.get_text_config(), family_of_type(str(config.model_type))
+    if not getattr(text, "num_attention_heads", None):
+        what = "has no attention"
+    elif getattr(text, "kv_lora_rank", None):
+        what = "makes keys and values of different widths from one narrow matrix (multi-head latent attention)"
+    elif family is not None and not family.packed:
+        what = "cannot compute sequences side by side, which they are trained with"
+    else:
+        return
+    raise ModelError(
+        f"a {config.model_type} model has no place for trained keys and values: it {what}",
+        hint="Use another method, for instance finetuning_type=lora.",
+    )
 
 
 class PrefixEncoder(nn.Module):

@@ -263,10 +263,24 @@ class MethodHooks(TrainerCallback):
 
     def __init__(self, method: Any, tuned: Tuned) -> None:
         self.method, self.tuned = method, tuned
+        self.checked = tuned.adapter is None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The number of steps is known now."""
         call(self.method, "begin", self.tuned, state.max_steps)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say once which adapters the model's code passes over: they would be saved as they began."""
+        if self.checked or args.deepspeed or args.fsdp:
+            return
+        self.checked = True
+        weights = self.tuned.adapter.named_parameters()
+        unused = [name for name, weight in weights if weight.requires_grad and weight.grad is None]
+        if unused:
+            warn(
+                f"{len(unused)} trained weights got no gradient in the first step, for instance {unused[0]}: "
+                "the model's code may read its own weights past the adapter"
+            )
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The weights have moved, the gradients are still there."""

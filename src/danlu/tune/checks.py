@@ -223,7 +223,7 @@ def _check_adapters(config: TrainConfig) -> None:
 def _check_kinds(config: TrainConfig) -> None:
     """Adapters that lie on this machine say themselves what they are; others are looked at when they are loaded."""
     chain = adapter_chain(config.model.adapter_name_or_path)
-    if chain and all((Path(name) / "adapter_config.json").is_file() for name in chain):
+    if chain and all(Path(name).is_dir() for name in chain):
         check_given(config, [read_adapter(name) for name in chain])
 
 

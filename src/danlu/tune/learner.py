@@ -288,7 +288,8 @@ def _head_is_plain(model: Any) -> bool:
     ids = _probe_ids(model, 5)
     model.eval()
     logits = model(input_ids=ids, use_cache=False).logits
-    return _same(logits, head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state))
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return _same(logits, head(hidden.to(head.weight.dtype)))  # some keep the last states in float32
 
 
 def _probe_ids(model: Any, count: int) -> Tensor:

@@ -16,6 +16,8 @@ from typing import Any
 from danlu.core.checkpoints import follow
 from danlu.core.errors import UsageError
 from danlu.core.ranks import Ranks
+from danlu.models.adapter_size import adapter_parameters
+from danlu.models.memory import free_memory
 from danlu.models.quantize import Quantization
 from danlu.tune.config import TrainConfig
 from danlu.tune.head import CHUNK
@@ -27,9 +29,6 @@ from danlu.tune.parallel.configs import divided
 from danlu.tune.parallel.start import planned
 
 GIB = 2**30
-FROZEN_PARTS = ("vera_A", "vera_B")
-"""Parts of an adapter's file that are not trained: VeRA's random matrices."""
-
 SAFETY = 0.9
 """Share of the free memory that the estimate may fill."""
 
@@ -126,6 +125,7 @@ def read_shape(model_config: Any) -> Shape:
     from danlu.tune.methods.peft_adapters import linear_names
 
     model = _without_weights(model_config)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=model_config.hidden_size,
@@ -133,17 +133,11 @@ def read_shape(model_config: Any) -> Shape:
         layers=model_config.num_hidden_layers,
         heads=getattr(model_config, "num_attention_heads", None) or 0,  # a state space has none
         vocabulary=model_config.vocab_size,
-        tables=sum(weight.numel() for weight in _tables(model)),
+        tables=sum(weight.numel() for weight in {end.weight for end in ends if end is not None}),
         linear=sum(layer.weight.numel() for layers in linear_names(model).values() for layer in layers),
         experts=sum(one.numel() for name, one in model.named_parameters() if one.ndim == 3 and ".experts." in name),
         model=model_config,
     )
-
-
-def _tables(model: Any) -> list[Any]:
-    """The embeddings and the output head, each weight once."""
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return list({id(end.weight): end.weight for end in ends if end is not None}.values())
 
 
 def _without_weights(model_config: Any) -> Any:
@@ -166,28 +160,13 @@ def trainable_parameters(shape: Shape, config: TrainConfig) -> int:
 
     given = () if config.model.create_new_adapter else config.model.adapter_name_or_path
     if given:
-        return _adapter_parameters(follow(Path(given[-1]).expanduser()))
+        return adapter_parameters(follow(Path(given[-1]).expanduser()))
     start = {"pissa_init": False, "init_lora_weights": "default"}  # decompositions need weights
     plain = _changed(_changed(config, "lora", **start), "model", adapter_name_or_path=())
     with torch.device("meta"), quiet():
         tuned = METHODS[config.method.finetuning_type].apply(_without_weights(shape.model), plain)
     parts = (tuned.adapter or tuned.model, *([tuned.prefix] if tuned.prefix is not None else []))
     return sum(parameter.numel() for part in parts for parameter in part.parameters() if parameter.requires_grad)
-
-
-def _adapter_parameters(folder: Path) -> int:
-    """How many numbers an adapter that is continued has; of a prefix those of its network, if it has one."""
-    from safetensors import safe_open
-
-    from danlu.models.chatglm.prefix import count_prefix
-
-    files = [folder / name for name in ("prefix_encoder.safetensors", "adapter_model.safetensors")]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return count_prefix(folder)
-    with safe_open(file, framework="pt") as tensors:
-        trained = [name for name in tensors.keys() if name.rsplit(".", 1)[-1] not in FROZEN_PARTS]  # noqa: SIM118
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in trained)
 
 
 def memory_needed(shape: Shape, trainable: int, config: TrainConfig, load: Load) -> int:
@@ -236,26 +215,6 @@ def _layers_with_gradient(shape: Shape, config: TrainConfig) -> int:
     if config.method.finetuning_type == "freeze" and 0 < count <= shape.layers:
         return count
     return shape.layers
-
-
-def free_memory() -> int:
-    """Bytes that a run may use: of the first GPU if there is one, of the machine otherwise."""
-    import torch
-
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return int(free)
-    for line in _read_meminfo():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    import os
-
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _read_meminfo() -> list[str]:
-    path = Path("/proc/meminfo")
-    return path.read_text(encoding="ascii").splitlines() if path.exists() else []
 
 
 def total_steps(config: TrainConfig, units: int, processes: int = 1) -> int:

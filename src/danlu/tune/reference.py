@@ -1,6 +1,7 @@
-"""Parts of the documentation that follow from the code: every option, and which method goes with which stage.
+"""Parts of the documentation that follow from the code: options, methods and stages, families of models.
 
-``python -m danlu.tune.reference docs`` writes ``docs/*/configuration.md`` and the tables in ``docs/*/objectives.md``.
+``python -m danlu.tune.reference docs`` writes ``docs/*/configuration.md`` and the tables in ``objectives.md`` and
+``models.md`` beside it.
 English texts are the options' own descriptions, Chinese ones live in ``assets/i18n/config.zh.yaml``.
 """
 
@@ -18,6 +19,7 @@ import yaml
 from danlu.core.config import Options
 from danlu.core.console import note
 from danlu.core.files import write_text
+from danlu.models.zoo_table import render_families
 from danlu.tune.config import TrainConfig
 from danlu.tune.matrix import REFUSED, STAGES
 from danlu.tune.methods import FAMILIES
@@ -165,16 +167,26 @@ def render_matrix(language: Language) -> str:
 
 
 def with_matrix(page: str, language: Language) -> str:
-    """A page with its tables as they are now.
+    """The page on objectives with its tables as they are now."""
+    return with_part(page, render_matrix(language))
+
+
+def with_families(page: str, language: Language) -> str:
+    """The page on models with its table as it is now."""
+    return with_part(page, render_families(language))
+
+
+def with_part(page: str, part: str) -> str:
+    """A page with what is written from the code as it is now.
 
     Raises:
-        ValueError: when the page does not say where they belong.
+        ValueError: when the page does not say where it belongs.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"the page has no part between {BEGIN.strip()} and {END.strip()}")
-    return f"{before}{BEGIN}\n{render_matrix(language)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{part}\n{END}{after}"
 
 
 def main(folder: Path) -> None:
@@ -184,10 +196,11 @@ def main(folder: Path) -> None:
         path = folder / language / "configuration.md"
         write_text(path, render(language))
         note(f"{path} written")
-        objectives = folder / language / "objectives.md"
-        if objectives.is_file():
-            write_text(objectives, with_matrix(objectives.read_text(encoding="utf-8"), language))
-            note(f"{objectives} written")
+        for name, write in (("objectives.md", with_matrix), ("models.md", with_families)):
+            page = folder / language / name
+            if page.is_file():
+                write_text(page, write(page.read_text(encoding="utf-8"), language))
+                note(f"{page} written")
 
 
 if __name__ == "__main__":

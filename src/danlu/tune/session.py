@@ -35,6 +35,7 @@ from danlu.tune.batches import Sequences, pack_groups, training_batches
 from danlu.tune.boundary import BoundaryCache, split_dtype
 from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
+from danlu.tune.contexts import check_contexts
 from danlu.tune.learner import Learner, examine
 from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned, family
@@ -107,6 +108,8 @@ class Session:
         plan = make_plan(self.config, shape, rows, planned(self.config), self.decided)
         if self.decided is not None:
             return plan
+        if context_end := getattr(model_config, "context_end_token_id", None):
+            check_contexts(self.store, members, context_end)
         share = 100 * plan.trainable / plan.parameters
         note(
             f"plan: {plan.steps} steps of {plan.batch} sequences, {plan.trainable:,} of {plan.parameters:,} weights "
@@ -204,7 +207,9 @@ class Session:
         if tuned.prefix is not None and not abilities.packed:
             raise RunError(
                 f"{config.method.finetuning_type} needs packed attention, which this model's code does not allow",
-                hint="Leave flash_attn out, or use another method, for instance finetuning_type=lora.",
+                hint="Use another method, for instance finetuning_type=lora."
+                if config.model.flash_attn in ("auto", "packed")
+                else "Leave flash_attn out.",
             )
         cache = self._boundary_cache(tuned, members)
         learner = Learner(tuned.model, abilities, tuned.prefix, cache, config)

@@ -20,12 +20,14 @@ def convert(source: str | Path, target: str | Path, **keys: Any) -> Path:
     """Convert a folder in the layout of ChatGLM2, ChatGLM3 or GLM-4, or a GGUF file, for good.
 
     danlu does the same by itself, into its cache, when such a model is used; this is for a folder to keep, and for
-    models whose files do not say which family they are.
+    models whose files do not say which family they are. Adapters of the scripts of ChatGLM's time are converted too,
+    and a prefix back into their form.
 
     Args:
-        source: the folder, a hub id of such a model, a GGUF file, or a name of ``danlu models list``.
+        source: the folder, a hub id of such a model, a GGUF file, a name of ``danlu models list``, or an adapter.
         target: folder to write; a former conversion there is replaced, anything else is refused.
-        keys: ``family``, ``dtype``, ``max_shard_size`` (:class:`danlu.models.export_config.ConvertConfig`).
+        keys: ``family``, ``dtype``, ``max_shard_size``; for an adapter ``model`` and ``convert_format``
+            (:class:`danlu.models.export_config.ConvertConfig`).
 
     Returns:
         The folder.
@@ -36,6 +38,14 @@ def convert(source: str | Path, target: str | Path, **keys: Any) -> Path:
         RunError: when the folder holds something else, or there is no room; nothing half is left.
     """
     options = build(ConvertConfig, keys, where="danlu convert")
+    if options.model or _is_adapter(source):
+        return _adapter(source, target, options)
+    if options.convert_format == "original":
+        raise UsageError(
+            "only a prefix is written in its original form here, and this is none",
+            where=str(source),
+            hint="danlu export --format original writes a model in its original layout.",
+        )
     from danlu.models.chatglm.convert import RECORD
     from danlu.models.folders import whole_folder
     from danlu.models.sources import resolve_model
@@ -48,6 +58,32 @@ def convert(source: str | Path, target: str | Path, **keys: Any) -> Path:
     note("Converting …")
     with whole_folder(folder, marker=RECORD) as temporary:
         (_from_gguf if packed else _from_folder)(found, temporary, options)
+    out.print(str(folder), style="accent", markup=False, soft_wrap=True)
+    return folder
+
+
+def _is_adapter(source: str | Path) -> bool:
+    """Whether a folder on this machine holds an adapter and no whole model."""
+    from danlu.core.checkpoints import follow
+    from danlu.models.chatglm.prefix import is_prefix_alone
+    from danlu.models.sources import has_weights
+
+    folder = follow(expanded(source))
+    if not folder.is_dir() or is_prefix_alone(folder):
+        return folder.is_dir()
+    whole = (folder / "config.json").is_file() and has_weights(folder)
+    return (folder / "adapter_config.json").is_file() and not whole
+
+
+def _adapter(source: str | Path, target: str | Path, options: ConvertConfig) -> Path:
+    from danlu.models.chatglm.adapters import convert_adapter
+
+    for name in ("family", "dtype", "max_shard_size"):
+        if getattr(options, name) != ConvertConfig.model_fields[name].default:
+            raise UsageError(f"{name} is for models, and this is an adapter", where=f"--{name}", hint="Leave it out.")
+    folder = convert_adapter(
+        source, expanded(target), model=options.model, original=options.convert_format == "original"
+    )
     out.print(str(folder), style="accent", markup=False, soft_wrap=True)
     return folder
 

@@ -147,7 +147,9 @@ def _held_out(config: TrainConfig, run: Path | None = None) -> list[Row]:
 
     config = _as_trained(config, run)
     model = config.model
-    folder = model_folder(model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir)
+    folder = model_folder(
+        model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir, hub=model.model_hub
+    )
     text = open_text(load_tokenizer(folder), config, generation_stops(folder))
     prepared = prepare(
         training_rows(config), text.template, rules(config), tokenizer_digest=tokenizer_digest(text.tokenizer)

@@ -68,9 +68,11 @@ def named_model(config: TrainConfig, adapters: Sequence[str] = ()) -> TrainedMod
 
     options = config.model
     name = options.model_name_or_path
-    asked = options.cache_dir is not None or options.model_revision != "main"
+    asked = options.cache_dir is not None or options.model_revision != "main" or options.model_hub != "auto"
     if asked and resolve_model(name).kind == "hub":
-        name = str(model_folder(name, revision=options.model_revision, cache_dir=options.cache_dir))
+        name = str(
+            model_folder(name, revision=options.model_revision, cache_dir=options.cache_dir, hub=options.model_hub)
+        )
     return plain_model(name, tuple(adapters))
 
 

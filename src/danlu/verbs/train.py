@@ -115,7 +115,9 @@ def gather(config: TrainConfig, *, say: bool = True) -> Material:
     if config.compute.preprocessing_num_workers:  # read by the tokenizer when it first works on a batch
         os.environ["RAYON_NUM_THREADS"] = str(config.compute.preprocessing_num_workers)
     model = config.model
-    folder = model_folder(model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir)
+    folder = model_folder(
+        model.model_name_or_path, revision=model.model_revision, cache_dir=model.cache_dir, hub=model.model_hub
+    )
     text = open_text(load_tokenizer(folder), config, generation_stops(folder))
     digest = tokenizer_digest(text.tokenizer)
     place = Path(config.data.tokenized_path) if config.data.tokenized_path else None

@@ -1,24 +1,20 @@
-"""Datasets of the Hugging Face hub (and ModelScope): which files they have, fetched into the usual cache."""
+"""Datasets of the Hugging Face hub and ModelScope: which files they have, fetched into the usual cache."""
 
 from __future__ import annotations
 
 import re
-import socket
-import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from danlu.core.errors import DataError, MissingDependency
-from danlu.core.workspace import offline
+from danlu.core.errors import DanluError, DataError
+from danlu.core.hub import BRANCH, HubError, Site, Wanted, explained, huggingface, modelscope, silent, site_of, snapshot
 from danlu.data.sources.files import is_data_file, suffix_of
 
-_PATIENCE = 1.5
 _PREFERRED = ("parquet", "arrow", "jsonl", "ndjson", "json", "csv", "tsv", "txt")
 _SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "eval", "evaluation")
+_PART = re.compile(r"-\d+-of-(\d+)\.")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -57,28 +53,15 @@ def fetch(source: HubSource) -> list[Path]:
         DataError: without network (within two seconds), for an unknown or gated dataset, or if no file fits.
         MissingDependency: without the hub's client library.
     """
-    if source.site == "modelscope":
-        return _modelscope(source)
-    hub = _client()
-    from huggingface_hub.constants import ENDPOINT
-
-    if offline() or not reachable(ENDPOINT):
-        return _cached(hub, source)
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    options: dict[str, Any] = {"repo_type": "dataset", "revision": source.revision}
+    site = site_of(source.site)
+    if why := silent(site):
+        return _cached(site, source, why)
     try:
-        names = choose(hub.HfApi().list_repo_files(source.repository, **options), source)
-        return [Path(hub.hf_hub_download(source.repository, name, **options)) for name in names]
-    except GatedRepoError as error:
-        hint = "Ask for access on its page, then log in with: hf auth login"
-        raise DataError("this dataset is gated", where=source.repository, hint=hint) from error
-    except RepositoryNotFoundError as error:
-        hint = "Check the name; private datasets need: hf auth login"
-        raise DataError("the hub has no such dataset", where=source.repository, hint=hint) from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise DataError(f"it cannot be fetched ({reason})", where=source.repository) from error
+        names = choose(_listed(site, source), source)
+        folder = snapshot(site, _wanted(site, source, names))
+    except HubError as error:
+        raise DataError(error.what, where=source.repository, hint=error.hint) from error
+    return [folder / name for name in names]
 
 
 def fetch_file(repository: str, name: str) -> Path:
@@ -133,70 +116,38 @@ def _of_split(names: list[str], split: str) -> list[str]:
     return unnamed if split == "train" else []
 
 
-def _client() -> Any:
+def _wanted(site: Site, source: HubSource, names: Sequence[str]) -> Wanted:
+    return Wanted(source.repository, "dataset", source.revision or BRANCH[site], tuple(names))
+
+
+def _listed(site: Site, source: HubSource) -> list[str]:
+    """Names of all files of a dataset."""
+    options: dict[str, Any] = {"repo_type": "dataset", "revision": source.revision or BRANCH[site]}
     try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingDependency("huggingface_hub", "to fetch datasets from the hub") from error
-    return huggingface_hub
+        if site == "huggingface":
+            return list(huggingface().HfApi().list_repo_files(source.repository, **options))
+        return [entry.path for entry in modelscope().list_repo_files(source.repository, **options)]
+    except DanluError:
+        raise
+    except Exception as error:  # the clients' errors share no base class
+        raise explained(error, source.repository, site) from error
 
 
-def reachable(address: str, patience: float = _PATIENCE) -> bool:
-    """Whether a connection to a site (or to the proxy in front of it) opens within ``patience`` seconds.
-
-    Name resolution has no time limit of its own, so the attempt runs beside us and is given up.
-    """
-    target = urllib.parse.urlsplit(address)
-    proxy = urllib.request.getproxies().get(target.scheme)
-    if proxy and not urllib.request.proxy_bypass(target.hostname or ""):
-        target = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = target.port or (80 if target.scheme == "http" else 443)
-    opened = threading.Event()
-
-    def attempt() -> None:
-        try:
-            with socket.create_connection((target.hostname or "", port), timeout=patience):
-                opened.set()
-        except OSError:
-            return
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(patience)
-    return opened.is_set()
-
-
-def _cached(hub: Any, source: HubSource) -> list[Path]:
+def _cached(site: Site, source: HubSource, why: str) -> list[Path]:
     """Files of an earlier download."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+    nothing = ["no file is asked for, only the folder"]  # the client refuses a folder that lacks what is asked for
     try:
-        folder = Path(
-            hub.snapshot_download(
-                source.repository, repo_type="dataset", revision=source.revision, local_files_only=True
-            )
-        )
-    except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        asked = "danlu is told to stay offline" if offline() else "the hub cannot be reached"
+        folder = snapshot(site, _wanted(site, source, nothing), local=True)
+    except HubError as error:
         raise DataError(
-            f"{asked} and this dataset is not in the cache",
+            f"{why} and this dataset is not in the cache",
             where=source.repository,
             hint="Download it where there is a network, and give the path of its folder or file.",
         ) from error
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return [folder / name for name in choose(names, source)]
-
-
-def _modelscope(source: HubSource) -> list[Path]:
-    try:
-        from modelscope.hub.snapshot_download import (  # type: ignore[import-not-found, unused-ignore]
-            dataset_snapshot_download,
+    found = choose([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], source)
+    numbers = [match for name in found if (match := _PART.search(name))]
+    if numbers and len(numbers) < int(numbers[0][1]):
+        raise DataError(
+            f"{why} and only {len(numbers)} of its {int(numbers[0][1])} parts are in the cache", where=source.repository
         )
-    except ImportError as error:
-        raise MissingDependency("modelscope", "to fetch datasets from ModelScope") from error
-    try:
-        folder = Path(dataset_snapshot_download(source.repository, revision=source.revision))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"ModelScope does not give it ({error})", where=source.repository) from error
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return [folder / name for name in choose(names, source)]
+    return [folder / name for name in found]

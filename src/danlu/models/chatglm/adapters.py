@@ -8,12 +8,12 @@ from typing import Any
 
 from danlu import __version__
 from danlu.core.errors import UsageError
-from danlu.core.files import replacing, write_json
+from danlu.core.files import write_json
 from danlu.models.adapters import PROMPTS, AdapterInfo, load_prefix, read_adapter
 from danlu.models.chatglm.convert import is_original
 from danlu.models.chatglm.layout import glm_config, read_layout
 from danlu.models.chatglm.lora import is_old, read_lora, translate
-from danlu.models.chatglm.prefix import official_state
+from danlu.models.chatglm.prefix import write_official
 from danlu.models.folders import whole_folder
 from danlu.models.hub import fetch
 from danlu.models.loading import check_architecture, lasting_name, model_folder
@@ -22,46 +22,6 @@ from danlu.models.runs import open_run
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
 
 MARKER = "danlu_adapter.json"
-OFFICIAL_FILE = "pytorch_model.bin"
-README = """# A prefix for ChatGLM's own code
-
-{length} virtual tokens, for {base}. In Python, with the code and the weights of the model's release:
-
-```python
-import torch
-from transformers import AutoConfig, AutoModel
-
-config = AutoConfig.from_pretrained(BASE, trust_remote_code=True, pre_seq_len={length}, prefix_projection={network})
-model = AutoModel.from_pretrained(BASE, config=config, trust_remote_code=True)
-saved = torch.load("pytorch_model.bin")
-start = "transformer.prefix_encoder."
-model.transformer.prefix_encoder.load_state_dict({{name.removeprefix(start): saved[name] for name in saved}})
-```
-
-danlu reads this folder as an adapter: `danlu chat --model BASE --adapter FOLDER`.
-"""
-
-
-def write_official(prefix: Any, config: Any, folder: Path, *, base: str) -> None:
-    """Write a prefix as the official P-Tuning scripts read it: ``pytorch_model.bin``, and how to load it.
-
-    Args:
-        prefix: a :class:`danlu.models.prefix.PrefixEncoder`.
-        config: of the native model that it belongs to.
-        folder: made if needed.
-        base: name of that model.
-
-    Raises:
-        ModelError: when the model is no ChatGLM.
-        RunError: when it cannot be written.
-    """
-    import torch
-
-    state = official_state(prefix, config, hidden_size=config.hidden_size)
-    with replacing(folder / OFFICIAL_FILE) as temporary:
-        torch.save(state, temporary)
-    text = README.format(length=prefix.shape.length, base=base, network=len(state) > 1)
-    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def native_config(model: str) -> Any:
@@ -104,6 +64,7 @@ def convert_adapter(source: str | Path, target: Path, *, model: str | None = Non
     info = read_adapter(source)
     base = model or _base_of(info)
     config = native_config(base)
+    config._name_or_path = lasting_name(base)
     with whole_folder(target, marker=MARKER) as folder:
         if original:
             write_official(_prefix(info, config), config, folder, base=lasting_name(base))

@@ -30,6 +30,13 @@ RECORD = "danlu_conversion.json"
 SHARD_SIZE = 5.0
 """Largest weight file, in GB (10^9 bytes)."""
 
+PREFIX = "transformer.prefix_encoder."
+"""How tensors begin that the official P-Tuning scripts trained; :mod:`danlu.models.chatglm.prefix` reads them."""
+
+PREFIX_HINT = (
+    "It holds a prefix of the official P-Tuning scripts: name the released model as the model, and this folder as the "
+    "adapter (--adapter, adapter_name_or_path)."
+)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -131,14 +138,15 @@ def check_tensors(stored: Mapping[str, Stored], layout: Layout, source: Path) ->
     expected = {item.name: item.shape for item in original_tensors(layout)}
     where = str(source)
     missing = [name for name in expected if name not in stored]
+    prefix = PREFIX_HINT if any(name.startswith(PREFIX) for name in stored) else None
     if missing:
-        raise ModelError(f"{len(missing)} weights are missing, for instance {missing[0]}", where=where)
+        raise ModelError(f"{len(missing)} weights are missing, for instance {missing[0]}", where=where, hint=prefix)
     left = [name for name in stored if name not in expected and name != INVERSE_FREQUENCIES]
     if left:
         raise ModelError(
             f"{len(left)} weights have no place in a {layout.family} model, for instance {left[0]}",
             where=where,
-            hint="A prefix, a classifier or quantised weights are not part of the base model.",
+            hint=prefix or "A classifier or quantised weights are not part of the base model.",
         )
     for name, shape in expected.items():
         if stored[name].shape != shape:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from danlu.models.chatglm.pieces import CONTROL_PIECE, read_sentencepiece
 from danlu.models.chatglm.pieces_tokenizer import PiecesTokenizer
-from danlu.models.chatglm.tokenizer import CONTROL, MODEL_FILE, PREFIX, SLOW_CLASS
+from danlu.models.chatglm.tokenizer import MODEL_FILE, PREFIX, SLOW_CLASS, control_texts
 
 
 class ChatGLM2Tokenizer(PiecesTokenizer):
@@ -31,13 +31,15 @@ class ChatGLM2Tokenizer(PiecesTokenizer):
     def __init__(self, vocab_file: str, chatglm_family: str, **kwargs: Any) -> None:
         processor, proto = read_sentencepiece(Path(vocab_file))
         unknown, end = proto.trainer_spec.unk_piece, proto.trainer_spec.eos_piece
+        names = control_texts(proto.pieces, chatglm_family)
+        self._prefix = [names[text] for text in PREFIX]
         kwargs["chatglm_family"] = chatglm_family  # saved with the rest
         super().__init__(
             vocab_file,
             processor,
-            behind=CONTROL[chatglm_family],
+            behind=names.values(),
             named={"eos_token": end, "pad_token": unknown, "unk_token": unknown},
-            control=(*(piece.piece for piece in proto.pieces if piece.type == CONTROL_PIECE), *CONTROL[chatglm_family]),
+            control=(*(piece.piece for piece in proto.pieces if piece.type == CONTROL_PIECE), *names.values()),
             **kwargs,
         )
 
@@ -45,7 +47,7 @@ class ChatGLM2Tokenizer(PiecesTokenizer):
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """``[gMASK] sop text``, and for a pair ``answer </s>`` behind it."""
-        start = [*self.convert_tokens_to_ids(list(PREFIX)), *token_ids_0]
+        start = [*self.convert_tokens_to_ids(self._prefix), *token_ids_0]
         return start if token_ids_1 is None else [*start, *token_ids_1, self.eos_token_id]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,14 @@ def _family(folder: Path, config: Mapping[str, Any], asked: str | None) -> Famil
         )
     assumed = next(family for family in families().values() if family.generation == "v2")
     if (folder / "tokenizer.model").is_file():
-        note(f"{folder.name}: nothing says which ChatGLM this is; taken as {assumed.name} (danlu convert --family)")
+        _say_assumed(folder, assumed.name)
     return assumed
+
+
+@cache
+def _say_assumed(folder: Path, name: str) -> None:
+    """Said once in a process, however often the folder is looked at."""
+    note(f"{folder.name}: nothing says which ChatGLM this is; taken as {name} (danlu convert --family)")
 
 
 def _long_enough(folder: Path, config: Mapping[str, Any], family: Family, asked: str | None) -> Family:

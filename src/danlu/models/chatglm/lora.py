@@ -2,8 +2,7 @@
 
 There queries, keys and values are one matrix W = [Wq; Wk; Wv]. Its update B A splits as the matrix does: A (r, in) is
 shared, B (out, r) is cut along its rows. So every part gets a copy of A and its rows of B, and the sum is the same.
-Other layers only change their names. A model with as many key heads as query heads comes from a layout in which the
-rows go head by head (``multi_query_attention: false``).
+Other layers only change their names.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 
 from danlu.core.errors import ModelError
-from danlu.core.files import replacing, write_json
+from danlu.core.files import expanded, replacing, write_json
+from danlu.models.chatglm.convert import RECORD, is_original
 from danlu.models.chatglm.layout import fused_rows
 from danlu.models.prefix import write_tensors
 from danlu.models.sources import read_folder_json
@@ -76,6 +76,11 @@ def is_old(tensors: Collection[str]) -> bool:
     return any(name.startswith(START + LAYERS) for name in tensors)
 
 
+def copies(name: str) -> int:
+    """How many tensors of this size the native model makes of one: A of a fused layer is in each of its parts."""
+    return 3 if name.startswith(START + LAYERS) and name.endswith(f"{FUSED}.{SHARED}") else 1
+
+
 def read_lora(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter, from either kind of file.
 
@@ -97,7 +102,7 @@ def translate(folder: Path, tensors: Mapping[str, Tensor], config: Any, target: 
     Args:
         folder: the old adapter.
         tensors: its weights.
-        config: of the native model.
+        config: of the native model, with its ``_name_or_path``.
         target: an existing folder.
 
     Raises:
@@ -139,7 +144,7 @@ def _translated(name: str, tensor: Tensor, config: Any, folder: Path) -> dict[st
     if module != FUSED:
         return {f"{layer}{RENAMED[module]}.{kind}": tensor.contiguous()}
     heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    parts = fused_rows(heads, groups, size, by_head=heads == groups)
+    parts = fused_rows(heads, groups, size, by_head=_head_by_head(config))
     if kind == SHARED:
         return {f"{layer}self_attn.{part}.{kind}": tensor.clone() for part in parts}
     count = (heads + 2 * groups) * size
@@ -153,3 +158,20 @@ def _translated(name: str, tensor: Tensor, config: Any, folder: Path) -> dict[st
         f"{layer}self_attn.{part}.{kind}": torch.cat([tensor[start:stop] for start, stop in rows])
         for part, rows in parts.items()
     }
+
+
+def _head_by_head(config: Any) -> bool:
+    """Whether rows of the fused layer go head by head: what the original of the model says.
+
+    Where it is not at hand, as many key heads as query heads mean that they do: every release with grouped heads
+    shares keys among queries.
+    """
+    folder = expanded(str(getattr(config, "_name_or_path", "")))
+    told: dict[str, Any] = {}
+    if (folder / RECORD).is_file():
+        told = read_folder_json(folder / RECORD).get("config") or {}
+    elif is_original(folder):
+        told = read_folder_json(folder / "config.json")
+    if told:
+        return not told.get("multi_query_attention", False)
+    return bool(config.num_attention_heads == config.num_key_value_heads)

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from danlu.core.console import note
 from danlu.core.errors import ModelError
+from danlu.core.files import replacing
+from danlu.models.chatglm.convert import PREFIX as START
 from danlu.models.chatglm.turning import turn, turn_back
 from danlu.models.prefix import PrefixEncoder, PrefixShape, other_model
 from danlu.models.shards import PATTERNS, Shards
 
-START = "transformer.prefix_encoder."
 OUTPUT = "network.2"
 NAMES = {
     "embedding.weight": "embedding.weight",
@@ -31,6 +32,25 @@ NAMES = {
     "trans.2.bias": f"{OUTPUT}.bias",
 }
 """The official names, below :data:`START`, and ours."""
+
+OFFICIAL_FILE = "pytorch_model.bin"
+README = """# A prefix for ChatGLM's own code
+
+{length} virtual tokens, for {base}. In Python, with the code and the weights of the model's release:
+
+```python
+import torch
+from transformers import AutoConfig, AutoModel
+
+config = AutoConfig.from_pretrained(BASE, trust_remote_code=True, pre_seq_len={length}, prefix_projection={network})
+model = AutoModel.from_pretrained(BASE, config=config, trust_remote_code=True)
+saved = torch.load("pytorch_model.bin")
+start = "transformer.prefix_encoder."
+model.transformer.prefix_encoder.load_state_dict({{name.removeprefix(start): saved[name] for name in saved}})
+```
+
+danlu reads this folder as an adapter: `danlu chat --model BASE --adapter FOLDER`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +75,12 @@ def has_prefix(folder: Path) -> bool:
     if not any(any(folder.glob(pattern)) for pattern in PATTERNS.values()):
         return False
     return f"{START}embedding.weight" in Shards(folder).stored
+
+
+def is_prefix_alone(folder: Path) -> bool:
+    """Whether a folder holds an official prefix and no other weights. Several files are a whole model, unopened."""
+    files = [file for pattern in PATTERNS.values() for file in folder.glob(pattern)]
+    return len(files) == 1 and all(name.startswith(START) for name in Shards(folder).stored)
 
 
 def count_prefix(folder: Path) -> int:
@@ -134,3 +160,25 @@ def _is_official(prefix: PrefixEncoder, config: Any, hidden_size: int) -> bool:
     """Whether the official code would build a network of these widths."""
     embedding = hidden_size if config.model_type == "chatglm" else prefix.shape.width
     return (prefix.embedding_size, prefix.hidden_size) == (embedding, hidden_size)
+
+
+def write_official(prefix: Any, config: Any, folder: Path, *, base: str) -> None:
+    """Write a prefix as the official P-Tuning scripts read it: ``pytorch_model.bin``, and how to load it.
+
+    Args:
+        prefix: a :class:`danlu.models.prefix.PrefixEncoder`.
+        config: of the native model that it belongs to.
+        folder: made if needed.
+        base: name of that model.
+
+    Raises:
+        ModelError: when the model is no ChatGLM.
+        RunError: when it cannot be written.
+    """
+    import torch
+
+    state = official_state(prefix, config, hidden_size=config.hidden_size)
+    with replacing(folder / OFFICIAL_FILE) as temporary:
+        torch.save(state, temporary)
+    text = README.format(length=prefix.shape.length, base=base, network=len(state) > 1)
+    (folder / "README.md").write_text(text, encoding="utf-8")

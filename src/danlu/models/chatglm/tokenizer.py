@@ -7,7 +7,7 @@ compared with the SentencePiece library before it is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,17 @@ CONTROL = {"chatglm2": MASKS, "chatglm3": (*MASKS, "<|system|>", "<|user|>", "<|
 
 PREFIX = ("[gMASK]", "sop")
 """What every sequence begins with."""
+
+
+def control_texts(pieces: Iterable[Any], family: str) -> dict[str, str]:
+    """What each control token of a family is called in a converted tokenizer.
+
+    Where ``sop``, say, is an ordinary piece of the vocabulary too, a tokenizer of transformers cannot have both: the
+    control token is then called ``<sop>``.
+    """
+    taken = {piece.piece for piece in pieces}
+    return {text: f"<{text}>" if text in taken else text for text in CONTROL[family]}
+
 
 ENDS = {"chatglm2": (), "chatglm3": ("<|user|>", "<|observation|>")}
 """Control tokens that end an answer besides the end of sequence; generation_config.json should name them."""
@@ -68,7 +79,9 @@ def open_tokenizer(folder: Path, family: str) -> Any:
     except InexactTokenizerError as error:
         warn(f"{error.what}: it is read with SentencePiece itself, which is slower and which other programs do not do")
         tokenizer = slow_tokenizer(folder, family)
-    tokenizer.chat_template = template_text(family)
+    _, proto = read_sentencepiece(folder / MODEL_FILE)
+    start = "".join(control_texts(proto.pieces, family)[text] for text in PREFIX)
+    tokenizer.chat_template = template_text(family).replace("".join(PREFIX), start)
     tokenizer.name_or_path = str(folder)
     return tokenizer
 
@@ -138,14 +151,15 @@ def fast_tokenizer(source: Path, family: str) -> Any:
     processor, proto = read_sentencepiece(path)
     _check_kind(proto, path)
     core = _core(proto, family)
-    controls = [piece.piece for piece in proto.pieces if piece.type == CONTROL_PIECE]
-    check_equal(core, processor, path)
+    own = [piece.piece for piece in proto.pieces if piece.type == CONTROL_PIECE]
+    added = list(control_texts(proto.pieces, family).values())
+    check_equal(core, processor, path, added)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=proto.trainer_spec.eos_piece,
         pad_token=proto.trainer_spec.unk_piece,  # the original pads with id 0 too
         unk_token=proto.trainer_spec.unk_piece,
-        extra_special_tokens=[*(text for text in controls if text != proto.trainer_spec.eos_piece), *CONTROL[family]],
+        extra_special_tokens=[*(text for text in own if text != proto.trainer_spec.eos_piece), *added],
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
@@ -187,6 +201,7 @@ def _core(proto: Any, family: str) -> Any:
     pieces = proto.pieces
     vocabulary = {piece.piece: number for number, piece in enumerate(pieces)}
     unknown = proto.trainer_spec.unk_piece
+    names = control_texts(pieces, family)
     core = Tokenizer(models.BPE(vocabulary, merges_of(pieces), unk_token=unknown, fuse_unk=True, byte_fallback=True))
     core.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     core.decoder = decoders.Sequence(
@@ -196,12 +211,13 @@ def _core(proto: Any, family: str) -> Any:
     core.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in kept])
     # "sop" and "eop" are found inside English words ("people"), where plain transformers must leave them alone.
     core.add_special_tokens(
-        [AddedToken(text, normalized=False, special=True, single_word=text.isalpha()) for text in CONTROL[family]]
+        [AddedToken(text, normalized=False, special=True, single_word=text.isalpha()) for text in names.values()]
     )
+    start, end = [names[text] for text in PREFIX], proto.trainer_spec.eos_piece
     core.post_processor = processors.TemplateProcessing(
-        single=[*PREFIX, "$A"],
-        pair=[*PREFIX, "$A", "$B:1", f"{proto.trainer_spec.eos_piece}:1"],
-        special_tokens=[(text, core.token_to_id(text)) for text in (*PREFIX, proto.trainer_spec.eos_piece)],
+        single=[*start, "$A"],
+        pair=[*start, "$A", "$B:1", f"{end}:1"],
+        special_tokens=[(text, core.token_to_id(text)) for text in (*start, end)],
     )
     return core
 
@@ -221,15 +237,18 @@ def merges_of(pieces: Any) -> list[tuple[str, str]]:
     return [(first, second) for *_, first, second in sorted(found)]
 
 
-def check_equal(core: Any, processor: Any, path: Path, texts: Iterable[str] | None = None) -> None:
-    """Compare ids and decoded text with SentencePiece.
+def check_equal(core: Any, processor: Any, path: Path, control: Sequence[str]) -> None:
+    """Compare ids and decoded text with SentencePiece, and the ids of control tokens with their places behind it.
 
     Raises:
         InexactTokenizerError: with the first text that differs.
     """
+    for number, text in enumerate(control, processor.vocab_size()):
+        if core.token_to_id(text) != number:
+            raise _differs(path, f"the control token {text} would be {core.token_to_id(text)} and is {number}")
     core.encode_special_tokens = True
     try:
-        for text in hard_texts() if texts is None else texts:
+        for text in hard_texts():
             wanted = processor.encode(text)
             given = core.encode(text, add_special_tokens=False).ids
             if given != wanted:

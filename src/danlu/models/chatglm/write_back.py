@@ -15,6 +15,7 @@ from danlu.models.chatglm.convert import RECORD, converted_family
 from danlu.models.chatglm.layout import Layout, glm_config, read_layout
 from danlu.models.chatglm.tensors import Made, native_tensors, original_tensors
 from danlu.models.loading import model_folder
+from danlu.models.original_code import code_files
 from danlu.models.runs import open_run
 from danlu.models.shards import CODES, NAMES, Shards, Stored, write_shards
 from danlu.models.sources import read_folder_json
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 COMPANIONS = (
     "*.py",
     "tokenizer.model",
+    "ice_text.model",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -98,7 +100,7 @@ def write_back(
         legacy_bin=legacy_bin,
     )
     _write_configs(record, folder, layout, dtype)
-    _copy_companions(source, record["config"], folder)
+    copy_companions(source, record["config"], folder)
 
 
 def _check_state(state: Mapping[str, Any], layout: Layout, source: Path) -> None:
@@ -142,26 +144,20 @@ def _write_configs(record: Mapping[str, Any], folder: Path, layout: Layout, dtyp
         write_json(folder / "generation_config.json", record["generation_config"])
 
 
-def _copy_companions(source: Path, config: Mapping[str, Any], folder: Path) -> None:
+def copy_companions(source: Path, config: Mapping[str, Any], folder: Path) -> None:
+    """Copy tokenizer, code and licence of an original folder as they are; say what is not there."""
     for pattern in COMPANIONS:
         for file in source.glob(pattern) if source.is_dir() else ():
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
-    missing = [name for name in _code_files(config) if not (folder / name).is_file()]
-    if not (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+    missing = [name for name in code_files(config) if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json", "ice_text.model")):
         missing.append("tokenizer.model")
     if missing:
         warn(
             f"{source} does not have {', '.join(missing)}: copy them from the model's release into the written folder "
             "before a program uses it that runs the original code"
         )
-
-
-def _code_files(config: Mapping[str, Any]) -> list[str]:
-    """Files that ``auto_map`` of a config names; those of another repository (``owner/name--module``) are not here."""
-    named = config.get("auto_map") or {}
-    classes = [item for value in named.values() for item in (value if isinstance(value, list) else [value])]
-    return sorted({f"{item.split('.')[0]}.py" for item in classes if isinstance(item, str) and "--" not in item})
 
 
 def load_original(folder: Path, family: str) -> Any:

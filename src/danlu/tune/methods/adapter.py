@@ -8,6 +8,7 @@ from typing import Any
 from danlu.models import adapters
 from danlu.models.adapters import read_adapter
 from danlu.models.bottleneck import Bottlenecks, BottleneckShape, bottlenecks_of
+from danlu.models.layout import decoder_layers
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
 from danlu.tune.methods.given import merge_given
@@ -29,7 +30,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
             placement=options.adapter_placement,
             length=options.adapter_length,
             activation=options.adapter_act,
-            layers=len(model.base_model.layers),
+            layers=len(decoder_layers(model)),
             width=model.config.get_text_config().hidden_size,
         )
         own = Bottlenecks(shape, options.adapter_dropout)

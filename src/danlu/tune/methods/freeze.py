@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import ConfigError, did_you_mean
+from danlu.models.layout import decoder_layers
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
 from danlu.tune.methods.old_names import known_names
@@ -19,7 +20,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
         ConfigError: for more layers than there are, or modules that no layer has.
     """
     options = config.freeze
-    layers = model.base_model.layers
+    layers = decoder_layers(model)
     count = options.freeze_trainable_layers
     if not 0 < abs(count) <= len(layers):
         raise ConfigError(
@@ -43,7 +44,7 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
             if "all" in wanted or not set(wanted).isdisjoint(name.split(".")):
                 parameter.requires_grad_(True)
                 parameter.data = parameter.data.to(dtype)
-    _unfreeze_extra(model, options.freeze_extra_modules, dtype)
+    _unfreeze_extra(model, options.freeze_extra_modules, dtype, {id(weight) for weight in layers.parameters()})
     alone = count > 0 and not options.freeze_extra_modules
     return Tuned(model, first_trained=len(layers) - count if alone and count < len(layers) else None)
 
@@ -52,22 +53,21 @@ def _module_names(layer: Any) -> set[str]:
     return {part for name, _ in layer.named_modules() for part in name.split(".") if part}
 
 
-def _unfreeze_extra(model: Any, wanted: tuple[str, ...], dtype: Any) -> None:
-    for name in wanted:
-        found = [
-            (path, parameter)
-            for path, parameter in model.named_parameters(remove_duplicate=False)  # a tied head is listed too
-            if name in path.split(".") and ".layers." not in path
-        ]
-        if not found:
+def _unfreeze_extra(model: Any, wanted: tuple[str, ...], dtype: Any, inside: set[int]) -> None:
+    every = model.named_parameters(remove_duplicate=False)  # a tied head is listed too
+    outside = [(path.split("."), parameter) for path, parameter in every if id(parameter) not in inside]
+    present = {part for path, _ in outside for part in path[:-1]}
+    for name in (part for given in wanted for part in known_names(given, present)):
+        if name not in present:
             raise ConfigError(
                 f"the model has no module {name!r} outside its layers",
                 where="freeze_extra_modules",
-                hint="Outside the layers there are for instance embed_tokens, norm and lm_head.",
+                hint=f"Outside the layers there are {', '.join(sorted(present))}.",
             )
-        for _, parameter in found:
-            parameter.requires_grad_(True)
-            parameter.data = parameter.data.to(dtype)
+        for path, parameter in outside:
+            if name in path:
+                parameter.requires_grad_(True)
+                parameter.data = parameter.data.to(dtype)
 
 
 def save(tuned: Tuned, folder: Path) -> None:

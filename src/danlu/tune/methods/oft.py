@@ -43,6 +43,13 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
 def _check_blocks(model: Any, chosen: list[str], rank: int, size: int) -> None:
     """PEFT would quietly take another size for a layer that cannot be cut evenly."""
     linear = linear_names(model)
+    transposed = [name for name in chosen if not hasattr(linear[name][0], "in_features")]
+    if transposed:
+        raise ConfigError(
+            f"oft does not know layers that are stored transposed, as {transposed[0]} is",
+            where="oft_target",
+            hint="Use another method, for instance finetuning_type=lora.",
+        )
     widths = sorted({layer.in_features for name in chosen for layer in linear[name]})
     number, option = (rank, "oft_rank") if rank else (size, "oft_block_size")
     odd = [width for width in widths if width % number]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from danlu.core.errors import ConfigError
-from danlu.models.loading import load_tokenizer
+from danlu.models.loading import load_tokenizer, model_folder
 from danlu.models.soft_prompt import PromptShape, SoftPrompt
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
@@ -56,9 +56,11 @@ def _tokens(config: TrainConfig, length: int) -> Tensor:
             where="prompt_tuning_init_text",
             hint="Write what the model is to do, for instance: Answer in one short sentence.",
         )
-    tokenizer = load_tokenizer(
-        config.model.model_name_or_path, revision=config.model.model_revision, cache_dir=config.model.cache_dir
+    named = config.model
+    folder = model_folder(
+        named.model_name_or_path, revision=named.model_revision, cache_dir=named.cache_dir, hub=named.model_hub
     )
+    tokenizer = load_tokenizer(folder)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise ConfigError("the text has no tokens", where="prompt_tuning_init_text")

@@ -27,6 +27,9 @@ class ModelOptions(Options):
     adapter_name_or_path: Words = option((), "adapters: all but the last are merged, the last is trained further")
     create_new_adapter: bool = option(False, "merge all given adapters and train a new one")
     cache_dir: str | None = option(None, "where hub downloads are kept")
+    model_hub: Literal["auto", "huggingface", "modelscope"] = option(
+        "auto", "where hub ids are fetched from; auto: DANLU_HUB, else the Hugging Face hub"
+    )
     model_revision: str = option("main", "hub revision: branch, tag or commit")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "precision of the frozen weights")
     flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "packed"] = option("auto", "attention implementation")
