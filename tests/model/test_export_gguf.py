@@ -140,6 +140,34 @@ def test_variants(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     assert {name: getattr(found.config, name) for name in said} == said
 
 
+def experts(folder: Path, **changes: Any) -> Path:
+    """A tiny Qwen3 with four experts in each layer."""
+    from tiny import SIZES, build_tokenizer
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+    own = {"head_dim": 24, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+    config = Qwen3MoeConfig(**{**SIZES, **own, "norm_topk_prob": True, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+def test_experts(tmp_path: Path, kind: str) -> None:
+    folder = experts(tmp_path / "base")
+    file = written(folder, tmp_path / "out", kind)
+    kinds = {item.name: item.tensor_type.name for item in gguf.GGUFReader(file).tensors}
+    assert kinds["blk.1.ffn_gate_inp.weight"] == "F32"
+    assert kinds["blk.1.ffn_up_exps.weight"] == kind.upper()
+    if kind == "f32":
+        ids = token_batch()
+        torch.testing.assert_close(logits_of(load_model(file), ids), logits_of(original(folder), ids))
+    with pytest.raises(ModelError, match="experts in every layer"):
+        written(experts(tmp_path / "other", mlp_only_layers=[0]), tmp_path / "no")
+
+
 def test_mistral_is_written_as_llama(tiny_models: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     import shutil
 
@@ -286,7 +314,7 @@ def test_other_families_are_refused_by_name(tmp_path: Path) -> None:
     from tiny import build_tokenizer
 
     build_tokenizer().save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(ModelError, match=r"gpt2 model cannot be written as GGUF.*llama, mistral, qwen2, qwen3\."):
+    with pytest.raises(ModelError, match=r"gpt2 model cannot be written as GGUF.*qwen2, qwen3, qwen3_moe\."):
         written(tmp_path / "gpt2", tmp_path / "out")
 
 

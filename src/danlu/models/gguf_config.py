@@ -30,11 +30,14 @@ def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], f
     """
     prefix = fields["general.architecture"]
     width = fields.get(f"{prefix}.attention.key_length")
-    if width is not None and config.model_type in ("llama", "mistral", "qwen2", "qwen3"):
+    if width is not None and config.model_type in ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe"):
         config.head_dim = width
     for name, tensor in BIASES.items():
         if hasattr(config, name):
             setattr(config, name, tensor in tensors)
+    width = fields.get(f"{prefix}.expert_feed_forward_length")
+    if width is not None and hasattr(config, "moe_intermediate_size"):
+        config.moe_intermediate_size = width
     known = getattr(config, "rope_parameters", None) or {}
     if "rope_theta" in known:  # families without rotary positions have none, some have several kinds of layers
         said = {key.removeprefix(f"{prefix}.rope."): value for key, value in fields.items()}
