@@ -18,7 +18,7 @@ from tiny import build_model
 from danlu.core.errors import ModelError
 from danlu.models.adapters import attach
 from danlu.models.gguf import read_model
-from danlu.models.gguf_config import llama3
+from danlu.models.gguf_config import complete, llama3
 from danlu.models.gguf_export.architectures import architectures
 from danlu.models.gguf_export.metadata import rope_factors
 from danlu.models.gguf_export.write import TEXTS, export_gguf
@@ -322,6 +322,30 @@ def test_a_run_with_the_verb(tiny_models: dict[str, Path], tmp_path: Path, capsy
     assert report.dtype == "f32"
     assert report.merged == (str(folder),)
     assert "out-f32.gguf" in capsys.readouterr().out
+
+
+def test_other_families_are_left_as_transformers_reads_them() -> None:
+    """Without rotary positions, or with several kinds of them, nothing is added."""
+    from transformers import Gemma3TextConfig, GPT2Config
+
+    for config, name in ((GPT2Config(), "gpt2"), (Gemma3TextConfig(), "gemma3")):
+        before = config.to_dict()
+        fields = {
+            "general.architecture": name,
+            f"{name}.rope.scaling.type": "linear",
+            f"{name}.rope.scaling.factor": 8.0,
+        }
+        assert complete(config, fields, (), None).to_dict() == before
+
+
+def test_a_model_of_plain_text(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "base"))
+    (folder / "chat_template.jinja").unlink()
+    file = written(folder, tmp_path / "out")
+    assert load_tokenizer(file).chat_template is None
+    assert (tmp_path / "out" / "Modelfile").read_text().splitlines()[1:] == ["FROM ./out-f32.gguf"]
 
 
 def test_how_llama3_stretches_is_found_again() -> None:

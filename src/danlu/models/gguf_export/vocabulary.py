@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from danlu.core.console import warn
+from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.models.gguf_tokens import TokenType, recognise
 
@@ -158,7 +158,12 @@ def _space_prefix(core: Mapping[str, Any], tokenizer: Any) -> bool:
     kinds = [step["type"] for step in steps]
     if splitter.get("type") == "Metaspace" and not steps and not splitter.get("split", True):
         if splitter["prepend_scheme"] == "first":
-            return not _begins_special(tokenizer)
+            if _begins_special(tokenizer):
+                note(
+                    "Conversations have no space behind their first token, so a text by itself is read without one too."
+                )
+                return False
+            return True
         return bool(splitter["prepend_scheme"] == "always")
     if not splitter and kinds in (["Prepend", "Replace"], ["Replace"]):
         return "Prepend" in kinds

@@ -17,7 +17,7 @@ from danlu.models.folders import room_for, whole_folder
 from danlu.models.gguf import read_model, read_tokenizer
 from danlu.models.gguf_export.architectures import Architecture, architecture_of
 from danlu.models.gguf_export.metadata import add_metadata
-from danlu.models.gguf_export.tensors import FILE_TYPES, GgufType, plan, write_tensors
+from danlu.models.gguf_export.tensors import BYTES, FILE_TYPES, GgufType, plan, write_tensors
 from danlu.models.gguf_export.vocabulary import Vocabulary, vocabulary_of
 from danlu.models.loading import load_model, load_tokenizer, stop_ids
 from danlu.models.modelfile import Serving, modelfile
@@ -75,12 +75,14 @@ def export_gguf(
     vocabulary = _as_trained(vocabulary_of(tokenizer, base.config.vocab_size, stop_ids=ends), tokenizer, template)
     merged, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     with whole_folder(target, marker=MARKER) as folder:
-        room_for(folder, count_parameters(merged) * 4, target)
+        parameters = count_parameters(merged)
+        room_for(folder, int(parameters * BYTES[kind]), target)
         file = folder / f"{target.name.removesuffix(f'-{kind}')}-{kind}.gguf"
         exact = probe(merged)
         _write(file, merged, vocabulary, tokenizer.chat_template, architecture=architecture, kind=kind)
         expected = probe(merged)
         rounding = _said(difference(expected, exact), kind)
+        del merged, base  # the file is read back into their place
         _check_tokens(file, tokenizer, plain=vocabulary.flags.get("add_space_prefix", True))
         reloaded = _check_logits(file, expected, architecture)
         told = modelfile(file.name, template, serving, writes_bos=vocabulary.flags["add_bos_token"])
@@ -88,7 +90,7 @@ def export_gguf(
         report = report_of(
             folder,
             target,
-            count_parameters(merged),
+            parameters,
             kind,
             adapters=(infos, None),
             differences=(change, reloaded, rounding),
