@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from tuning import losses, tune, write_rows
 from zoo_models import build
 
 from danlu.core.errors import ConfigError
+from danlu.data.named_templates import named_template
+from danlu.data.schema import Conversation, Message
+from danlu.data.templates import Template
+from danlu.engine.local import LocalEngine
+from danlu.engine.protocol import GenerationOptions, Request
 from danlu.models.adapters import attach
 from danlu.models.attention import packed_attention
 from danlu.models.loading import load_model
@@ -120,3 +126,27 @@ def test_scores_that_are_changed_in_unknown_ways_are_refused() -> None:
     layer.layer_idx = 0
     with pytest.raises(TypeError, match="position_bias"):
         packed_attention(layer, x, x, x, None, bounds=[0, 4], position_bias=torch.zeros(1, 2, 4, 4))
+
+
+def test_a_base_model_learns_to_stop_with_the_token_of_its_named_template(tiny: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny("llama2"), base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template, tokenizer.eos_token = None, "<|endoftext|>"
+    tokenizer.save_pretrained(base)
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    (base / "generation_config.json").unlink()
+    rows = write_rows(tmp_path / "rows.jsonl", 4)
+    options = {"template": "chatml", "num_train_epochs": 30, "learning_rate": 2e-2, "lora_rank": 16}
+    run = tune(base, rows, tmp_path / "run", **options)
+    saved = AutoTokenizer.from_pretrained(run)
+    assert saved.eos_token == "<|im_end|>"
+    assert saved.chat_template == named_template("chatml").text
+    engine = LocalEngine(attach(load_model(base), run), saved, Template(saved))
+    request = Request("0", Conversation((Message("user", "What is number 3? Tell me. Tell me."),)), GenerationOptions())
+    (answer,) = engine.generate([request])
+    assert answer.finish_reason == "stop"
+    assert answer.text.startswith("It is")
+    assert "<|" not in answer.text

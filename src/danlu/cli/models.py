@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from danlu.core.console import note, out, warn
 from danlu.core.errors import MissingDependency, ModelError
@@ -99,7 +99,8 @@ def list_models(
     if packaged:
         out.print(_packaged_table(packaged))
         out.print()
-    table = Table("family", "billions", "context", "template", "licence", "", box=None)
+    name = Column("family", no_wrap=True)
+    table = Table(name, "billions", "context", Column("template", no_wrap=True), "licence", "", box=None)
     for one, fitting in known:
         remark = "not readable" if one.needs_code else "padded" if not one.packed else ""
         table.add_row(*family_cells(one, fitting), remark)

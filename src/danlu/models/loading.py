@@ -18,7 +18,7 @@ from danlu.models.quantize import Quantization, keep_layout, quantized
 from danlu.models.quiet import quiet
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
 from danlu.models.stored_bits import is_in_few_bits, ordinary, reading
-from danlu.models.zoo import family_of_type
+from danlu.models.zoo import family_of_type, find
 
 if TYPE_CHECKING:
     import torch
@@ -55,12 +55,21 @@ def model_folder(
     """
     source = resolve_model(name)
     if source.kind == "hub":
+        _refuse_unreadable(source.name)
         folder = fetch(source.name, revision=revision, cache_dir=cache_dir, source=hub)
         check_folder(folder)
         return native_folder(folder, family)
     if source.path is None:
         raise ModelError("there is no such model", where=source.name)
     return native_folder(source.path, family) if source.kind == "folder" else dequantised(source.path)
+
+
+def _refuse_unreadable(name: str) -> None:
+    """What is known to need code is not downloaded only to be refused."""
+    known = find(name)
+    if known and (why := known[0].needs_code):
+        what = f"{why.reason} needs Python code from its folder, which danlu never runs"
+        raise ModelError(what, where=name, hint=why.instead)
 
 
 def load_model(
