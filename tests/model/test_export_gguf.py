@@ -22,7 +22,8 @@ from danlu.models.gguf_config import complete, llama3
 from danlu.models.gguf_export.architectures import architectures
 from danlu.models.gguf_export.metadata import rope_factors
 from danlu.models.gguf_export.write import TEXTS, export_gguf
-from danlu.models.gguf_tokens import pre_tokenizers, read_fields
+from danlu.models.gguf_header import read_fields
+from danlu.models.gguf_tokens import pre_tokenizers
 from danlu.models.loading import load_model, load_tokenizer
 from danlu.models.runs import plain_model
 from danlu.verbs.export import export as export_verb

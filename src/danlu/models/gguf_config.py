@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from danlu.core.errors import ModelError
@@ -16,7 +16,7 @@ BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_down.bia
 """Options of a configuration that only the presence of a tensor tells."""
 
 
-def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], factors: Any | None) -> Any:
+def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], factors: Sequence[float] | None) -> Any:
     """Put into a configuration what transformers does not read from a GGUF file.
 
     Args:
@@ -49,11 +49,11 @@ def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], f
     return config
 
 
-def stretched(rope: Mapping[str, Any], factors: Any | None, base: float) -> dict[str, Any]:
+def stretched(rope: Mapping[str, Any], factors: Sequence[float] | None, base: float) -> dict[str, Any]:
     """``rope_parameters`` beyond the base, from the keys below ``rope.`` and the tensor of factors."""
     original = rope.get("scaling.original_context_length")
     if factors is not None:
-        return llama3([float(value) for value in factors], base, original or LLAMA3_CONTEXT)
+        return llama3(list(factors), base, original or LLAMA3_CONTEXT)
     kind = rope.get("scaling.type", "none")
     if kind == "none":
         return {}
