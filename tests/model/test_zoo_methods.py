@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,27 @@ def test_experts_that_cannot_be_adapted(
     rows = write_rows(tmp_path / "rows.jsonl", 4)
     with pytest.raises(ConfigError, match=words):
         tune(tiny(name), rows, tmp_path / "run", lora_experts=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "feedforward"),
+    [
+        ("bloom", {"query_key_value", "dense_4h_to_h"}, {"dense_4h_to_h"}),
+        ("phi3", {"qkv_proj", "down_proj"}, {"down_proj"}),
+        ("deepseek-v3", {"kv_b_proj", "down_proj"}, {"down_proj"}),
+        ("mixtral", {"k_proj", "v_proj"}, set()),
+    ],
+)
+def test_ia3_takes_the_layers_of_the_family(
+    name: str, targets: set[str], feedforward: set[str], tiny: Any, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 8)
+    run = tune(tiny(name), rows, tmp_path / "run", finetuning_type="ia3", learning_rate=5e-2)
+    told = json.loads((run / "adapter_config.json").read_text())
+    assert set(told["target_modules"]) == targets
+    assert set(told["feedforward_modules"]) == feedforward
+    with pytest.raises(ConfigError, match="no linear layer named 'value'"):
+        tune(tiny(name), rows, tmp_path / "other", finetuning_type="ia3", ia3_target="value")
 
 
 def test_transposed_layers_and_oft(tiny: Any, tmp_path: Path) -> None:

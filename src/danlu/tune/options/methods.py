@@ -105,7 +105,7 @@ class OftOptions(Options):
 class Ia3Options(Options):
     """Trained factors of a few activations."""
 
-    ia3_target: Words = option(("k_proj", "v_proj", "down_proj"), "linear layers to adapt")
+    ia3_target: Words = option(("k_proj", "v_proj", "down_proj"), "linear layers to adapt; by default the family's own")
     ia3_feedforward: Words = option(("down_proj",), "those of them that are multiplied at their input")
 
 
