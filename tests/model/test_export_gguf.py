@@ -18,7 +18,7 @@ from tiny import build_model
 from danlu.core.errors import ModelError
 from danlu.models.adapters import attach
 from danlu.models.gguf import read_model
-from danlu.models.gguf_config import llama3
+from danlu.models.gguf_config import complete, llama3
 from danlu.models.gguf_export.architectures import architectures
 from danlu.models.gguf_export.metadata import rope_factors
 from danlu.models.gguf_export.write import TEXTS, export_gguf
@@ -210,6 +210,57 @@ def test_sentencepiece(tmp_path: Path) -> None:
         assert after.decode(after.encode(text)) == tokenizer.decode(tokenizer.encode(text))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "begins", "asked"),
+    [("always", False, True), ("never", False, False), ("first", True, False), ("first", False, None)],
+)
+def test_the_space_before_texts(scheme: str, begins: bool, asked: bool | None, tmp_path: Path) -> None:
+    """What llama.cpp would do behind special tokens decides; a conversation that it would read otherwise is refused."""
+    tokenizer = sentencepiece_tokenizer(scheme=scheme)
+    tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + tokenizer.chat_template
+    folder = build_model("llama", tmp_path / "base", vocab_size=len(tokenizer))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    if asked is None:
+        with pytest.raises(ModelError, match="as other tokens"):
+            written(folder, tmp_path / "out")
+        return
+    file = written(folder, tmp_path / "out")
+    assert read_fields(file)["tokenizer.ggml.add_space_prefix"] is asked
+    talk = "<s>[INST] 丹炉? [/INST]A furnace.</s>[INST] Why?"
+    assert load_tokenizer(file).encode(talk) == tokenizer.encode(talk)
+
+
+def test_every_end_of_an_answer_is_kept(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "base"))
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [0, 1, 2]}))
+    file = written(folder, tmp_path / "out")
+    assert load_model(file).generation_config.eos_token_id == [0, 1, 2]
+    assert (tmp_path / "out" / "Modelfile").read_text().count("PARAMETER stop") == 3
+
+
+@pytest.mark.parametrize(("adds", "begins", "asked"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_bos_is_written_as_it_was_trained(adds: bool, begins: bool, asked: bool, tmp_path: Path) -> None:
+    """llama.cpp writes BOS before a conversation whenever the file asks for it, whatever the template does."""
+    tokenizer = sentencepiece_tokenizer()
+    folder = build_model("llama", tmp_path / "base", vocab_size=len(tokenizer))
+    if adds:
+        tokenizer.add_bos_token = True
+    tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + tokenizer.chat_template
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    assert (load_tokenizer(folder).encode("a")[0] == tokenizer.bos_token_id) is adds
+    file = written(folder, tmp_path / "out")
+    assert read_fields(file)["tokenizer.ggml.add_bos_token"] is asked
+    told = (tmp_path / "out" / "Modelfile").read_text()
+    assert ("<s>" in told) is (begins and not asked)
+
+
 def test_what_a_file_cannot_say_is_refused(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     import shutil
 
@@ -271,6 +322,30 @@ def test_a_run_with_the_verb(tiny_models: dict[str, Path], tmp_path: Path, capsy
     assert report.dtype == "f32"
     assert report.merged == (str(folder),)
     assert "out-f32.gguf" in capsys.readouterr().out
+
+
+def test_other_families_are_left_as_transformers_reads_them() -> None:
+    """Without rotary positions, or with several kinds of them, nothing is added."""
+    from transformers import Gemma3TextConfig, GPT2Config
+
+    for config, name in ((GPT2Config(), "gpt2"), (Gemma3TextConfig(), "gemma3")):
+        before = config.to_dict()
+        fields = {
+            "general.architecture": name,
+            f"{name}.rope.scaling.type": "linear",
+            f"{name}.rope.scaling.factor": 8.0,
+        }
+        assert complete(config, fields, (), None).to_dict() == before
+
+
+def test_a_model_of_plain_text(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "base"))
+    (folder / "chat_template.jinja").unlink()
+    file = written(folder, tmp_path / "out")
+    assert load_tokenizer(file).chat_template is None
+    assert (tmp_path / "out" / "Modelfile").read_text().splitlines()[1:] == ["FROM ./out-f32.gguf"]
 
 
 def test_how_llama3_stretches_is_found_again() -> None:

@@ -231,4 +231,9 @@ def test_the_verb(
     with pytest.raises(UsageError, match="nothing to export"):
         export_verb(output_dir=str(tmp_path / "other"))
     with pytest.raises(UsageError, match="no folder to write"):
-        export_verb(run=str(adapter))
+        export_verb(model_name_or_path=str(tiny_models["llama"]))
+    assert export_verb(run=str(adapter)).path == adapter / "exports" / "lora"
+    checkpoint = Path(shutil.copytree(adapter, adapter / "checkpoint-4", ignore=shutil.ignore_patterns("exports")))
+    report = export_verb(run=str(checkpoint), export_format="gguf", gguf_type="f16")
+    assert report.path == checkpoint / "exports" / "lora-checkpoint-4-f16"
+    assert (report.path / "lora-checkpoint-4-f16.gguf").is_file()

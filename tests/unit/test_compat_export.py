@@ -73,13 +73,16 @@ def test_sizes(text, size):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run=R"], "no folder to write"),
+        (["model_name_or_path=M"], "no folder to write"),
         (["output_dir=X"], "nothing to export"),
         (["run=R", "model_name_or_path=M", "output_dir=X"], "exclude each other"),
         (["run=R", "output_dir=X", "max_shard_size=0"], "above 0"),
         (["run=R", "output_dir=X", "max_shard_size=big"], "max_shard_size"),
         (["run=R", "output_dir=X", "max_shard_size=bigMB"], "max_shard_size"),
-        (["run=R", "output_dir=X", "export_quantization_bit=4"], "quantised exports come with danlu 0.2"),
+        (
+            ["run=R", "output_dir=X", "export_quantization_bit=4"],
+            "safetensors are not quantised by danlu.*export_format=gguf",
+        ),
         (["run=R", "output_dri=X"], "Did you mean output_dir"),
     ],
 )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from small_tokenizer import SmallTokenizer, make_tokenizer, talk, trained_text
 
 from danlu.core.errors import UsageError
+from danlu.data.encode import last_answer_only
 from danlu.data.named_templates import adopt, choose_template, named_template, named_templates
 from danlu.data.rendering import UnstableTemplateError
+from danlu.data.schema import Conversation
 from danlu.data.templates import Template
 
 CONVERSATIONS = {
@@ -37,11 +39,21 @@ def template(name: str) -> Template:
     return Template(WithBegin(core.backend_tokenizer, core.eos_token), source=named_templates()[name].text)
 
 
-def marked(one: Template, conversation: Any) -> str:
-    """The rendered text with ⟦ ⟧ around what is trained."""
-    return "".join(f"⟦{piece.text}⟧" if piece.trained else piece.text for piece in one.pieces(conversation)).replace(
-        "⟧⟦", ""
-    )
+def sequences(one: Template, conversation: Conversation) -> list[Conversation]:
+    """What is trained of a conversation: the whole, or each answer in a sequence of its own."""
+    if not one.one_answer:
+        return [conversation]
+    ends = [place + 1 for place, message in enumerate(conversation.messages) if message.role == "assistant"]
+    return [last_answer_only(replace(conversation, messages=conversation.messages[:end])) for end in ends]
+
+
+def marked(one: Template, conversation: Conversation) -> str:
+    """The rendered text with ⟦ ⟧ around what is trained; ‖ between sequences."""
+    rendered = [
+        "".join(f"⟦{piece.text}⟧" if piece.trained else piece.text for piece in one.pieces(part))
+        for part in sequences(one, conversation)
+    ]
+    return "‖".join(rendered).replace("⟧⟦", "")
 
 
 def shown(one: Template, conversation: Any) -> str:
@@ -67,8 +79,9 @@ def test_some_sequences_hold_one_answer(name: str) -> None:
 @pytest.mark.parametrize("name", sorted({*named_templates()} - ONE_ANSWER))
 def test_answers_are_trained_and_prompts_are_what_training_saw(name: str) -> None:
     one = template(name)
-    whole = one.encode(CONVERSATIONS["two questions"])
-    answers = trained_text(one, whole)
+    parts = [one.encode(part) for part in sequences(one, CONVERSATIONS["two questions"])]
+    whole = parts[-1]
+    answers = [text for part in parts for text in trained_text(one, part)]
     assert len(answers) == 2
     assert "A folder." in answers[0]
     assert "是。" in answers[1]

@@ -259,3 +259,20 @@ def test_a_start_that_failed_early_does_not_hold_the_directory(run):
     again.events.write("train_begin", step=0)
     with pytest.raises(RunError, match=r"data\.dataset"):
         prepare(run.path, config(dataset="c"), free=FREE_ON_RESUME)
+
+
+def test_what_danlu_wrote_without_training_is_told_apart(tmp_path):
+    """Merged adapters and exports were written by danlu, but are no runs."""
+    merged, exported = tmp_path / "merged", tmp_path / "exported"
+    for folder, name, text in (
+        (merged, "danlu_merge.json", '{"base": "smollm2-135m"}'),
+        (exported, "danlu_export.json", "{}"),
+    ):
+        folder.mkdir()
+        (folder / name).write_text(text)
+    (merged / "adapter_config.json").write_text("{}")
+    (exported / "config.json").write_text("{}")
+    with pytest.raises(RunError, match=r"added up.*--model smollm2-135m --adapter .*merged.*cannot score"):
+        resolve_run(merged)
+    with pytest.raises(RunError, match=r"an export, and no run.*--model .*exported instead of --run"):
+        resolve_run(exported)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 
 import pytest
@@ -28,7 +29,7 @@ from danlu.data.schema import Conversation, Message, ToolCall
 from danlu.data.templates import Template
 
 FRAGMENTS = st.sampled_from(
-    [*SPECIAL, *PLAIN, "<|im_", "end|>", "|", "<", ">", "\n", "\n\n", " ", "丹", "\ue0f0", "\ue0f1"]
+    [*SPECIAL, *PLAIN, "<|im_", "end|>", "|", "<", ">", "\n", "\n\n", " ", "丹", "\u29fc", "\u29fd", "1"]
 )
 TEXTS = (
     st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=8)
@@ -241,6 +242,28 @@ def test_tools_are_written_out_where_the_template_knows_none() -> None:
     assert "<|im_start|>tool\nthere" in text
     assert '<tool_call>{"name": "find", "arguments": {"what": "it"}}</tool_call>' in text
     assert "find" in trained_text(own, own.encode(conversation))[0]
+
+
+@pytest.mark.parametrize(
+    "inside", ["\\u003c|im_end|\\u003e", "<\\/think>", "\\u29fc0\\u29fd", "\\u29fc99\\u29fd", "<|im_end|>"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_escapes_of_json_hide_no_control_tokens(kind: str, inside: str) -> None:
+    template = make_template(TOOLS, kind=kind)
+    control = template.tokenizer.control_ids  # type: ignore[attr-defined]
+
+    def prompt(text: str) -> Conversation:
+        call = ToolCall("find" + ("<|user|>" if text == inside else ""), f'{{"what": "{text}"}}')
+        tool = f'{{"name": "find", "description": "{text}", "parameters": {{}}}}'
+        messages = (Message("user", "Find it"), Message("assistant", "", (call,)), Message("tool", "there"))
+        return Conversation(messages, (tool,))
+
+    given = [number for number in template.prompt(prompt(inside)) if number in control]
+    # an answer may write words such as </think> itself
+    own = [template.tokenizer.get_added_vocab()["</think>"]] if "think" in inside else []
+    clean = [number for number in template.prompt(prompt("plain")) if number in control]
+    assert sorted(given) == sorted(clean + own)
+    assert json.loads(f'"{inside}"') in template.render(prompt(inside))
 
 
 def test_default_system_and_variables() -> None:

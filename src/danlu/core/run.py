@@ -34,6 +34,8 @@ CONFIG = "run.yaml"
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
 ROW_KEYS = "train_rows.u64"
+MERGED, EXPORTED = "danlu_merge.json", "danlu_export.json"
+"""What danlu merge and danlu export leave: folders that are no runs."""
 
 TRAINED = ("adapter_config.json", "trainer_state.json", "train_results.json", "finetuning_args.json")
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -173,6 +175,7 @@ def resolve_run(path: Path) -> RunDirectory:
             where=str(place),
             hint=f"Start it again: danlu train {place / CONFIG}",
         )
+    _made_by_danlu(place)
     if (place / "adapter_config.json").is_file() or (place / "config.json").is_file():
         raise RunError(
             "this folder was not written by danlu, so what it was trained with is not known",
@@ -180,6 +183,27 @@ def resolve_run(path: Path) -> RunDirectory:
             hint="Name it with model_name_or_path or adapter_name_or_path instead of run.",
         )
     raise RunError("this is no run directory", where=str(place), hint=_nearby(place / "x"))
+
+
+def _made_by_danlu(place: Path) -> None:
+    """Tell folders that danlu wrote, but no training, from those of strangers.
+
+    Raises:
+        RunError: with the options that open them.
+    """
+    if (place / MERGED).is_file():
+        base = read_json(place / MERGED).get("base") or "BASE"
+        raise RunError(
+            "this folder holds adapters that were added up, and is no run",
+            where=str(place),
+            hint=f"Use --model {base} --adapter {place} instead of --run. It has no value head: it cannot score.",
+        )
+    if (place / EXPORTED).is_file():
+        raise RunError(
+            "this folder is an export, and no run",
+            where=str(place),
+            hint=f"Use --model {place} instead of --run; what it was trained with is in its README.md.",
+        )
 
 
 def open_existing(path: Path) -> RunDirectory | None:

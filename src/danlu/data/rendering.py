@@ -97,6 +97,16 @@ def _as_dict(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": message.content, "tool_calls": calls}
 
 
+def without_escapes(text: str) -> str:
+    """JSON text with its characters written out, as a template will see them; other text as it is."""
+    if "\\" not in text:
+        return text
+    try:
+        return _to_json(json.loads(text))
+    except ValueError:
+        return text
+
+
 def _arguments(call: ToolCall) -> Any:
     try:
         return json.loads(call.arguments)

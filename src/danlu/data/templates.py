@@ -23,8 +23,9 @@ from danlu.data.rendering import (
     compile_template,
     inline_tools,
     render,
+    without_escapes,
 )
-from danlu.data.schema import Conversation, Message
+from danlu.data.schema import Conversation, Message, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +303,7 @@ class Template:
         if uses_tools and not self.knows_tools:
             conversation = inline_tools(conversation)
         messages = tuple(self._hidden(message) for message in conversation.messages)
-        tools = tuple(self._control.hide(tool) for tool in conversation.tools)
+        tools = tuple(self._control.hide(without_escapes(tool)) for tool in conversation.tools)
         return Conversation(messages, tools)
 
     def _hidden(self, message: Message) -> Message:
@@ -310,7 +311,8 @@ class Template:
         answer = message.role == "assistant"
         content = self._control.hide(message.content, answer=answer)
         calls = tuple(
-            replace(call, arguments=self._control.hide(call.arguments, answer=answer)) for call in message.tool_calls
+            ToolCall(self._control.hide(call.name), self._control.hide(without_escapes(call.arguments), answer=answer))
+            for call in message.tool_calls
         )
         if content == message.content and calls == message.tool_calls:
             return message

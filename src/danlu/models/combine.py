@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from danlu.core.errors import UsageError
 from danlu.core.files import write_json
+from danlu.core.run import MERGED
 from danlu.models.adapters import AdapterInfo, attach, fitted, read_adapter, save
 from danlu.models.folders import whole_folder
 from danlu.models.loading import load_model, load_tokenizer
@@ -19,7 +20,6 @@ Method = Literal["linear", "cat", "svd", "ties", "dare_ties"]
 METHODS: tuple[str, ...] = get_args(Method)
 PRUNING = ("ties", "dare_ties")
 SAME_RANK = ("linear", *PRUNING)
-MARKER = "danlu_merge.json"
 NAME = "default"
 """PEFT writes the adapter of this name into the folder itself, others into folders below."""
 
@@ -63,7 +63,7 @@ def combine(
     source = plain_model(model) if model else opened[0]
     base = load_model(source.model, dtype="float32", device="cpu")
     combined = _combined(base, infos, shares, method, density=density, rank=rank)
-    with whole_folder(target, marker=MARKER) as folder:
+    with whole_folder(target, marker=MERGED) as folder:
         save(combined, folder)
         load_tokenizer(source.tokenizer).save_pretrained(folder)
         told = {
@@ -71,7 +71,7 @@ def combine(
             "method": method,
             "adapters": [{"path": str(info.path), "weight": share} for info, share in zip(infos, shares)],
         }
-        write_json(folder / MARKER, told | ({"density": density} if method in PRUNING else {}))
+        write_json(folder / MERGED, told | ({"density": density} if method in PRUNING else {}))
     return target
 
 

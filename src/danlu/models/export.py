@@ -13,7 +13,6 @@ from typing import Any
 from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.models.adapters import AdapterInfo, attach, merge, merge_attached, read_adapter, save
-from danlu.models.chatglm.convert import is_original
 from danlu.models.chatglm.families import generation
 from danlu.models.chatglm.prefix import write_official
 from danlu.models.chatglm.write_back import copy_companions, find_record, load_original, write_back
@@ -90,8 +89,8 @@ def export(
         reloaded = _compare_again(folder, expected, kept, target, record["family"] if record else None)
         differences = change, reloaded, rounding
         report = report_of(folder, target, parameters, written_type, adapters=(infos, kept), differences=differences)
-        form, chat = "original" if is_original(folder) else "safetensors", bool(tokenizer.chat_template)
-        describe(report, model, folder, form=form, has_template=chat)
+        form = "original" if generation(read_folder_json(folder / "config.json")) else "safetensors"
+        describe(report, model, folder, form=form, has_template=bool(tokenizer.chat_template))
     return report
 
 

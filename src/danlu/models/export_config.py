@@ -42,11 +42,11 @@ class ExportConfig(Options):
     run: str | None = Field(None, description="run directory, or one of its checkpoints; says all the rest")
     model_name_or_path: str | None = Field(None, description="without a run: the base model")
     adapter_name_or_path: Words = Field((), description="without a run: adapters to merge, in order")
-    output_dir: str | None = Field(None, description="folder to write")
-    export_format: Literal["safetensors", "gguf", "original"] = Field(
+    output_dir: str | None = Field(None, description="folder to write; of a run: exports/NAME in it by default")
+    export_format: Literal["safetensors", "gguf", "original", "auto"] = Field(
         "safetensors",
         description="safetensors: a model folder; gguf: a file for llama.cpp and Ollama; original: as the folder that "
-        "the base model was converted from",
+        "the base model was converted from; auto: original if it was, else safetensors",
     )
     gguf_type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = Field(
         "q8_0", description="with gguf: how weights are kept; vectors always in float32"
@@ -76,5 +76,5 @@ def check_export(config: ExportConfig) -> None:
             "template and export_format=original exclude each other",
             hint="The original tokenizer is copied as it is; leave template out.",
         )
-    if not config.output_dir:
+    if not config.output_dir and not config.run:
         raise UsageError("no folder to write is named", hint="Set output_dir (export_dir in LLaMA-Factory).")

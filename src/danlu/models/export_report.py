@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.core.files import sha256, write_json
+from danlu.core.run import EXPORTED
 from danlu.models.adapters import AdapterInfo
 from danlu.models.card import model_card
 from danlu.models.card_facts import read_facts
 from danlu.models.loading import lasting_name
 from danlu.models.runs import TrainedModel
 
-MARKER = "danlu_export.json"
+MARKER = EXPORTED
 
 
 @dataclass(frozen=True, slots=True)

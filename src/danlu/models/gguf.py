@@ -12,7 +12,7 @@ from danlu.core.errors import MissingDependency, ModelError
 from danlu.core.workspace import cache_folder
 from danlu.models.folders import made_once
 from danlu.models.gguf_config import complete
-from danlu.models.gguf_tokens import byte_level_tokenizer, is_sentencepiece, read_fields, with_space_prefix
+from danlu.models.gguf_tokens import byte_level_tokenizer, read_fields, sentencepiece_tokenizer
 
 LAYOUT = 2
 """Raised when the conversion changes, so that folders made by an older one are not used."""
@@ -127,9 +127,8 @@ def read_tokenizer(file: Path) -> Any:
     from danlu.models.quiet import quiet
 
     fields = read_fields(file)
-    found = byte_level_tokenizer(fields)
+    found = byte_level_tokenizer(fields) or sentencepiece_tokenizer(fields)
     if found is not None:
         return found
     with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    return with_space_prefix(tokenizer, fields) if is_sentencepiece(fields) else tokenizer
+        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

@@ -35,19 +35,19 @@ def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], f
     for name, tensor in BIASES.items():
         if hasattr(config, name):
             setattr(config, name, tensor in tensors)
-    rope = stretched({key.removeprefix(f"{prefix}.rope."): value for key, value in fields.items()}, factors, config)
-    if rope:
-        config.rope_parameters = {**config.rope_parameters, **rope}
-    ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-    known = sorted({number for number in ends if number is not None})
-    if known:
-        config.eos_token_id = known if len(known) > 1 else known[0]
+    known = getattr(config, "rope_parameters", None) or {}
+    if "rope_theta" in known:  # families without rotary positions have none, some have several kinds of layers
+        said = {key.removeprefix(f"{prefix}.rope."): value for key, value in fields.items()}
+        config.rope_parameters = {**known, **stretched(said, factors, known["rope_theta"])}
+    ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    stops = sorted({number for number in ends if number is not None})
+    if stops:
+        config.eos_token_id = stops if len(stops) > 1 else stops[0]
     return config
 
 
-def stretched(rope: Mapping[str, Any], factors: Any | None, config: Any) -> dict[str, Any]:
+def stretched(rope: Mapping[str, Any], factors: Any | None, base: float) -> dict[str, Any]:
     """``rope_parameters`` beyond the base, from the keys below ``rope.`` and the tensor of factors."""
-    base = config.rope_parameters["rope_theta"]
     original = rope.get("scaling.original_context_length")
     if factors is not None:
         return llama3([float(value) for value in factors], base, original or LLAMA3_CONTEXT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -102,7 +102,6 @@ def byte_level_tokenizer(fields: Mapping[str, Any]) -> Any | None:
     if fields.get("tokenizer.ggml.model") != "gpt2" or kind is None:
         return None
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
 
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     core = {
@@ -121,14 +120,7 @@ def byte_level_tokenizer(fields: Mapping[str, Any]) -> Any | None:
             "ignore_merges": kind.whole_words,
         },
     }
-    special = {name: fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL.items()}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(core)),
-        clean_up_tokenization_spaces=False,
-        **{name: tokens[number] for name, number in special.items() if number is not None},
-    )
-    tokenizer.chat_template = fields.get("tokenizer.chat_template")
-    return tokenizer
+    return _with_names(Tokenizer.from_str(json.dumps(core)), fields)
 
 
 def _added(tokens: list[str], types: Any) -> list[dict[str, Any]]:
@@ -179,33 +171,83 @@ def _post_processor(tokens: list[str], fields: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def is_sentencepiece(fields: Mapping[str, Any]) -> bool:
-    """Whether a file has SentencePiece's BPE as Llama uses it (Gemma's differs)."""
-    return fields.get("tokenizer.ggml.model") == "llama" and fields["general.architecture"] in ("llama", "chatglm")
+def sentencepiece_tokenizer(fields: Mapping[str, Any]) -> Any | None:
+    """The tokenizer of a GGUF file with SentencePiece's BPE as Llama and ChatGLM use it; None if it is another's.
 
+    A space is put before each piece of text between special tokens, as llama.cpp does; the tokenizer that transformers
+    makes puts it before the first piece only, whatever the file says.
 
-def with_space_prefix(tokenizer: Any, fields: Mapping[str, Any]) -> Any:
-    """A Llama tokenizer that puts a space before each piece of text between special tokens, as llama.cpp does.
-
-    The one of transformers puts it before the first piece only, whatever the file says.
+    Args:
+        fields: the metadata of the file, by key.
     """
+    if fields.get("tokenizer.ggml.model") != "llama" or fields["general.architecture"] not in ("llama", "chatglm"):
+        return None
     from tokenizers import Tokenizer
+
+    tokens: list[str] = fields["tokenizer.ggml.tokens"]
+    types: list[int] = fields["tokenizer.ggml.token_type"]
+    prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    unknown = fields.get("tokenizer.ggml.unknown_token_id")
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    decoders += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    core = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": _added(tokens, types),
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [*([{"type": "Prepend", "prepend": "\u2581"}] if prefix else []), replace],
+        },
+        "pre_tokenizer": None,
+        "post_processor": _post_processor(tokens, {"tokenizer.ggml.add_bos_token": True, **fields}),
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE",
+            "vocab": {token: number for number, token in enumerate(tokens)},
+            "merges": _merges(tokens, types, fields["tokenizer.ggml.scores"]),
+            "unk_token": None if unknown is None else tokens[unknown],
+            "fuse_unk": True,
+            "byte_fallback": True,
+        },
+    }
+    return _with_names(Tokenizer.from_str(json.dumps(core)), fields)
+
+
+def _merges(tokens: Sequence[str], types: Sequence[int], scores: Sequence[float]) -> list[list[str]]:
+    """Every way to halve a token into two others, the highest scores first, as SentencePiece merges."""
+    pieces = {
+        token: (score, number)
+        for number, (token, kind, score) in enumerate(zip(tokens, types, scores))
+        if kind in (TokenType.NORMAL, TokenType.USER_DEFINED)
+    }
+    halves = [
+        (-score, number, cut, token)
+        for token, (score, number) in pieces.items()
+        for cut in range(1, len(token))
+        if token[:cut] in pieces and token[cut:] in pieces
+    ]
+    return [[token[:cut], token[cut:]] for _, _, cut, token in sorted(halves)]
+
+
+def _with_names(core: Any, fields: Mapping[str, Any]) -> Any:
+    """A tokenizer of transformers with the special tokens and the chat template of the file."""
     from transformers import PreTrainedTokenizerFast
 
-    core = json.loads(tokenizer.backend_tokenizer.to_str())
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
-    prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
-    steps = [{"type": "Prepend", "prepend": "\u2581"}, replace] if prefix else [replace]
-    core["normalizer"], core["pre_tokenizer"] = {"type": "Sequence", "normalizers": steps}, None
-    core["post_processor"] = _post_processor(fields["tokenizer.ggml.tokens"], fields)
-    named = {name: getattr(tokenizer, name) for name in SPECIAL}
-    found = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(core)),
+    tokens = fields["tokenizer.ggml.tokens"]
+    special = {name: fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL.items()}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
         clean_up_tokenization_spaces=False,
-        **{name: text for name, text in named.items() if text is not None},
+        **{name: tokens[number] for name, number in special.items() if number is not None},
     )
-    found.chat_template = tokenizer.chat_template
-    return found
+    tokenizer.chat_template = fields.get("tokenizer.chat_template")
+    return tokenizer
 
 
 def read_fields(file: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu.core.checkpoints import step_of
 from danlu.core.config import build
 from danlu.core.console import note, out
 from danlu.core.errors import DanluError, UsageError
@@ -47,7 +48,8 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
 
 def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | None) -> ExportReport:
     """Write the form that is asked for."""
-    target = Path(str(options.output_dir)).expanduser()
+    chosen = _format(options, source)
+    target = _target(options, source, chosen)
     source = replace(source, options=_card(trained))
     form: dict[str, Any] = {"device": options.device}
     weights: dict[str, Any] = {
@@ -55,10 +57,9 @@ def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | N
         "legacy_bin": options.legacy_bin,
         "dtype": options.dtype,
     }
-    original = options.export_format == "original"
-    if source.stage == "rm" and options.export_format != "safetensors":
+    if source.stage == "rm" and chosen != "safetensors":
         raise UsageError(
-            f"a reward model cannot be written as {options.export_format}: it gives a number, not text",
+            f"a reward model cannot be written as {chosen}: it gives a number, not text",
             hint="Leave export_format out.",
         )
     if source.stage == "rm":
@@ -67,13 +68,33 @@ def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | N
         note("A reward model is written as a sequence classifier with one label.")
         return export_classifier(source, target, **weights, **form)
     form["chat_template"] = _template(source, options.template) if options.template else None
-    if options.export_format == "gguf":
+    if chosen == "gguf":
         from danlu.models.gguf_export.write import export_gguf
 
         return export_gguf(source, target, kind=options.gguf_type, serving=_serving(trained), **form)
     from danlu.models.export import export as write
 
-    return write(source, target, original=original, **weights, **form)
+    return write(source, target, original=chosen == "original", **weights, **form)
+
+
+def _format(options: ExportConfig, source: TrainedModel) -> str:
+    """The form that is asked for; ``auto`` is that of the base, which reward models have no place in."""
+    if options.export_format != "auto":
+        return options.export_format
+    from danlu.models.chatglm.convert import converted_family
+    from danlu.models.loading import model_folder
+
+    return "original" if source.stage != "rm" and converted_family(model_folder(source.model)) else "safetensors"
+
+
+def _target(options: ExportConfig, source: TrainedModel, chosen: str) -> Path:
+    """The folder to write: the one that is named, or one below the run that tells the run and the form."""
+    if options.output_dir is not None or source.run is None:
+        return Path(str(options.output_dir)).expanduser()
+    run = source.run.resolve()
+    name = run.name if step_of(run) is None else f"{run.parent.name}-{run.name}"
+    form = {"safetensors": "", "gguf": f"-{options.gguf_type}"}.get(chosen, f"-{chosen}")
+    return source.run / "exports" / f"{name}{form}"
 
 
 def _trained_with(run: str | None) -> TrainConfig | None:

@@ -19,6 +19,9 @@ FILE_TYPES = {
     "q8_0": "MOSTLY_Q8_0",
     "q4_0": "MOSTLY_Q4_0",
 }
+BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 34 / 32}
+"""Of a weight, at most: with 4 bits some tensors keep 8."""
+
 KEPT_LONGER = ("token_embd", "output")
 """With 4 bits these keep 8: they decide every token, and are a small part of a large model."""
 

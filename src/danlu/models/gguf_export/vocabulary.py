@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from danlu.core.console import warn
+from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.models.gguf_tokens import TokenType, recognise
 
@@ -24,7 +24,7 @@ class Vocabulary:
         merges: of byte-level BPE, in order.
         scores: of SentencePiece's BPE; higher ones are merged first.
         flags: ``add_bos_token`` and its like.
-        ids: of bos, eos, eot, unknown and padding, as far as they exist.
+        ids: of bos, eos, eot, eom, unknown and padding, as far as they exist.
     """
 
     model: str
@@ -82,7 +82,7 @@ def vocabulary_of(tokenizer: Any, rows: int, *, stop_ids: Sequence[int] = ()) ->
             raise _unknown_split()
         merges = [item if isinstance(item, str) else " ".join(item) for item in model["merges"]]
         return Vocabulary("gpt2", kind.name, tokens, types, merges=merges, flags=flags, ids=ids)
-    flags["add_space_prefix"] = _space_prefix(core)
+    flags["add_space_prefix"] = _space_prefix(core, tokenizer)
     scores = _scores(model, tokens, types)
     return Vocabulary("llama", "default", tokens, types, scores=scores, flags=flags, ids=ids)
 
@@ -135,30 +135,46 @@ def _flags(tokenizer: Any) -> dict[str, bool]:
 
 
 def _ids(tokenizer: Any, stop_ids: Sequence[int]) -> dict[str, int]:
-    """Special ids by their names in GGUF; a second token that ends an answer is ``eot``."""
+    """Special ids by their names in GGUF; further tokens that end an answer are ``eot`` and ``eom``."""
     further = sorted(set(stop_ids) - {tokenizer.eos_token_id})
     ids = {
         "bos": tokenizer.bos_token_id,
         "eos": tokenizer.eos_token_id,
-        "eot": further[-1] if further else None,
+        "eot": further[0] if further else None,
+        "eom": further[1] if len(further) > 1 else None,
         "unknown": tokenizer.unk_token_id,
         "padding": tokenizer.pad_token_id,
     }
     return {name: number for name, number in ids.items() if number is not None}
 
 
-def _space_prefix(core: Mapping[str, Any]) -> bool:
-    """Whether a space is put before a text (SentencePiece's dummy prefix), as llama.cpp would at each piece of it."""
+def _space_prefix(core: Mapping[str, Any], tokenizer: Any) -> bool:
+    """Whether a space is put before a text (SentencePiece's dummy prefix), as llama.cpp would at each piece of it.
+
+    A tokenizer that puts it before the first piece only puts none into a conversation that begins with a special token.
+    """
     splitter, normalizer = core["pre_tokenizer"] or {}, core["normalizer"] or {}
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     kinds = [step["type"] for step in steps]
     if splitter.get("type") == "Metaspace" and not steps and not splitter.get("split", True):
         if splitter["prepend_scheme"] == "first":
-            warn("llama.cpp writes a space also behind special tokens, where this tokenizer writes none")
-        return bool(splitter["prepend_scheme"] != "never")
+            if _begins_special(tokenizer):
+                note(
+                    "Conversations have no space behind their first token, so a text by itself is read without one too."
+                )
+                return False
+            return True
+        return bool(splitter["prepend_scheme"] == "always")
     if not splitter and kinds in (["Prepend", "Replace"], ["Replace"]):
         return "Prepend" in kinds
     raise _unknown_split()
+
+
+def _begins_special(tokenizer: Any) -> bool:
+    if not tokenizer.chat_template:
+        return False
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    return bool(text.startswith(tuple(tokenizer.all_special_tokens)))
 
 
 def _scores(model: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> list[float]:
