@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from danlu.data.schema import Conversation, Message
 from danlu.data.templates import Template
 from danlu.engine.local import LocalEngine
 from danlu.engine.protocol import GenerationOptions, Request
-from danlu.models.adapters import attach
+from danlu.models.adapters import attach, merge
 from danlu.models.attention import packed_attention
 from danlu.models.loading import load_model
 from danlu.models.zoo import families
@@ -103,6 +104,65 @@ def test_experts_that_adapters_do_not_reach_are_told(
     rows = write_rows(tmp_path / "rows.jsonl", 4)
     tune(tiny("mixtral"), rows, tmp_path / "run", max_steps=1)
     assert "adapters do not reach: 36,864 weights (53 %)" in capsys.readouterr().err
+
+
+def test_lora_reaches_experts_where_that_is_asked(
+    tiny: Any, tmp_path: Path, watch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 8)
+    options = {"lora_experts": True, "lora_target": "o_proj", "num_train_epochs": 3, "learning_rate": 2e-2}
+    run = tune(tiny("qwen3-moe"), rows, tmp_path / "run", **options)
+    assert "adapters do not reach" not in capsys.readouterr().err
+    moved = watch.moved()
+    assert any("experts" in name and "lora_B" in name for name in moved)
+    assert all("lora_" in name for name in moved)
+    history = losses(run)
+    assert sum(history[-2:]) < sum(history[:2])
+    ids = token_batch(2, 9)
+    expected = logits_of(watch.model(), ids)
+    torch.testing.assert_close(logits_of(attach(load_model(tiny("qwen3-moe")), run), ids), expected)
+    merged = merge(load_model(tiny("qwen3-moe")), [run])
+    torch.testing.assert_close(logits_of(merged, ids), expected, rtol=1e-4, atol=1e-4)
+    other = tune(tiny("qwen3-moe"), rows, tmp_path / "other", gradient_checkpointing=True, **options)
+    assert losses(other) == pytest.approx(history, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("llama2", {}, "a llama model has no experts"),
+        ("mixtral", {"lora_dropout": 0.1}, "lora_dropout does not go with adapters on experts"),
+        ("mixtral", {"use_dora": True}, "use_dora does not go"),
+        ("mixtral", {"finetuning_type": "adalora"}, "adalora does not reach experts"),
+    ],
+)
+def test_experts_that_cannot_be_adapted(
+    name: str, options: dict[str, Any], words: str, tiny: Any, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 4)
+    with pytest.raises(ConfigError, match=words):
+        tune(tiny(name), rows, tmp_path / "run", lora_experts=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "feedforward"),
+    [
+        ("bloom", {"query_key_value", "dense_4h_to_h"}, {"dense_4h_to_h"}),
+        ("phi3", {"qkv_proj", "down_proj"}, {"down_proj"}),
+        ("deepseek-v3", {"kv_b_proj", "down_proj"}, {"down_proj"}),
+        ("mixtral", {"k_proj", "v_proj"}, set()),
+    ],
+)
+def test_ia3_takes_the_layers_of_the_family(
+    name: str, targets: set[str], feedforward: set[str], tiny: Any, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 8)
+    run = tune(tiny(name), rows, tmp_path / "run", finetuning_type="ia3", learning_rate=5e-2)
+    told = json.loads((run / "adapter_config.json").read_text())
+    assert set(told["target_modules"]) == targets
+    assert set(told["feedforward_modules"]) == feedforward
+    with pytest.raises(ConfigError, match="no linear layer named 'value'"):
+        tune(tiny(name), rows, tmp_path / "other", finetuning_type="ia3", ia3_target="value")
 
 
 def test_transposed_layers_and_oft(tiny: Any, tmp_path: Path) -> None:
