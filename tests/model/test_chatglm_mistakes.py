@@ -11,6 +11,8 @@ import torch
 from chatglm2 import write_checkpoint
 from pieces import make_tokenizer_model
 
+from danlu.cli.compat.export import resolve_export
+from danlu.cli.models import show_model
 from danlu.core.errors import ModelError
 from danlu.models.loading import load_model, load_tokenizer
 from danlu.verbs.convert import convert
@@ -106,3 +108,16 @@ def test_nothing_is_announced_before_an_obvious_mistake(
         with pytest.raises(Exception, match="no such|not on this machine|not empty|there is no"):
             convert(source, target)
     assert "Converting" not in capsys.readouterr().err
+
+
+def test_models_show_tells_the_first_generation_its_template_and_stored_bits(first: Path) -> None:
+    config = json.loads((first / "config.json").read_text())
+    (first / "config.json").write_text(json.dumps(config | {"quantization_bit": 4}))
+    facts = show_model(str(first))
+    assert (facts["family"], facts["chat_template"], facts["stored_bits"]) == ("chatglm", True, 4)
+
+
+def test_the_documented_flag_format_is_not_explained_as_an_old_one() -> None:
+    resolved = resolve_export(["--run", "runs/mine", "--output_dir", "merged", "--format", "original"])
+    assert resolved.config.export_format == "original"
+    assert resolved.notes == ()
