@@ -19,13 +19,14 @@ from danlu.data.templates import Encoded, Template
 from danlu.data.tokens import Item, TokenStore, write_store
 from danlu.engine.local import LocalEngine
 from danlu.engine.protocol import GenerationOptions, Request
+from danlu.models.abilities import examine
 from danlu.models.adapters import attach, merge
 from danlu.models.layout import decoder_layers
 from danlu.models.loading import load_model, load_tokenizer
 from danlu.models.prefix import PrefixModel, check_prefix
 from danlu.models.zoo import families
 from danlu.tune.batches import collate, lay_out
-from danlu.tune.learner import Learner, examine
+from danlu.tune.learner import Learner
 from danlu.tune.norms import speed_up_norms
 
 pytestmark = pytest.mark.model

@@ -23,7 +23,7 @@ from danlu.engine.protocol import (
     Scored,
     ScoreRequest,
 )
-from danlu.engine.scoring import ScoreRow, Sheet, rows_of, score_rows
+from danlu.engine.scorer import Scorer
 from danlu.engine.text import TextStream, cut_at_stop, decode, without_lead
 
 WINDOW = 512
@@ -129,33 +129,19 @@ class LocalEngine:
             UsageError: for a key that comes twice, and for what :func:`danlu.engine.joining.join` refuses.
         """
         waiting, keys = iter(requests), set[str]()
+        scorer = Scorer(self.model, self._pad, self.batch_size)
         while window := list(islice(waiting, SCORE_WINDOW)):
             for request in window:
                 if request.key in keys:
                     raise UsageError("two requests have the same key", where=f"request {request.key!r}")
                 keys.add(request.key)
-            rows = rows_of([Sheet(self._joined(request)) for request in window])
-            for batch in self._score_batches(rows):
-                with evaluating(self.model):
-                    found = list(score_rows(self.model, batch, self._pad))
-                yield from found
+            yield from scorer.score([self._joined(request) for request in window])
 
     def _joined(self, request: ScoreRequest) -> Joined:
         joined = join(request, self.renderer, self._start, self.context)
         if joined.cut:
             self._count_cut(joined.cut, request.key, "a prompt and what continues it do")
         return joined
-
-    def _score_batches(self, rows: list[ScoreRow]) -> Iterator[list[ScoreRow]]:
-        """Rows of similar length, longest first."""
-        batch: list[ScoreRow] = []
-        for row in sorted(rows, key=lambda row: (-len(row.ids), -row.kept)):
-            size = self.batch_size or max(min(ROWS, TOKENS // len(batch[0].ids if batch else row.ids)), 1)
-            if len(batch) >= size:
-                yield batch
-                batch = []
-            batch.append(row)
-        yield batch
 
     def _answer(self, batch: list[Row]) -> Iterator[Completion]:
         with evaluating(self.model):

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations, in batches of padded rows: right for every model, and shared by none.
+"""Log-likelihoods read off logits, and the batches of padded rows for models that cannot be packed.
 
 A row is a context with one continuation; continuations of a single token share the row of their context. The output
 layer runs at the positions before the scored tokens, and the logarithm of the softmax is taken in float32, in chunks.
@@ -6,7 +6,7 @@ layer runs at the positions before the scored tokens, and the logarithm of the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +80,8 @@ def rows_of(sheets: Sequence[Sheet]) -> list[ScoreRow]:
 
 
 @torch.no_grad()
-def score_rows(model: Any, rows: Sequence[ScoreRow], pad: int) -> Iterator[Scored]:
-    """Compute a batch of rows; yield the requests that are complete with it.
+def read_rows(model: Any, rows: Sequence[ScoreRow], pad: int) -> None:
+    """Run the model over a batch of rows and write the numbers on the sheets.
 
     Args:
         model: a causal language model, with adapters or a prefix or without.
@@ -99,35 +99,36 @@ def score_rows(model: Any, rows: Sequence[ScoreRow], pad: int) -> Iterator[Score
     logits = base(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=kept, **told).logits
     places = [(number, step - row.kept) for number, row in enumerate(rows) for step in range(row.kept)]
     index = torch.tensor(places, device=logits.device)
-    flat = logits[index[:, 0], index[:, 1]]
-    first = 0
     wanted: list[tuple[int, int]] = []
+    first = 0
     for row in rows:
         for sheet, branch in row.branches:
             wanted += [(first + step, token) for step, token in enumerate(sheet.joined.branches[branch])]
         first += row.kept
-    log_probs, greedy = foretold(flat, wanted)
+    log_probs, greedy = foretold(logits[index[:, 0], index[:, 1]], wanted)
     start = 0
     for row in rows:
         for sheet, branch in row.branches:
             sheet.take(branch, log_probs[start : start + row.kept], greedy[start : start + row.kept])
             start += row.kept
-            if not sheet.missing:
-                yield sheet.scored()
 
 
-def foretold(logits: Tensor, wanted: Sequence[tuple[int, int]]) -> tuple[list[float], list[bool]]:
+def foretold(
+    states: Tensor, wanted: Sequence[tuple[int, int]], head: Callable[[Tensor], Tensor] | None = None
+) -> tuple[list[float], list[bool]]:
     """Log-probabilities of tokens, and whether each is the likeliest at its place.
 
     Args:
-        logits: (n, vocabulary), any precision.
-        wanted: (row of the logits, token), rows in ascending order or not.
+        states: (n, d) hidden states for ``head``, or without one (n, vocabulary) logits; any precision.
+        wanted: (row of the states, token).
+        head: the output layer.
     """
-    rows, tokens = torch.tensor(wanted, device=logits.device).unbind(1)
-    log_probs = torch.empty(len(wanted), dtype=torch.float32, device=logits.device)
-    greedy = torch.empty(len(wanted), dtype=torch.bool, device=logits.device)
-    for start in range(0, len(logits), CHUNK):
-        log_p = logits[start : start + CHUNK].float().log_softmax(-1)
+    rows, tokens = torch.tensor(wanted, device=states.device).unbind(1)
+    log_probs = torch.empty(len(wanted), dtype=torch.float32, device=states.device)
+    greedy = torch.empty(len(wanted), dtype=torch.bool, device=states.device)
+    for start in range(0, len(states), CHUNK):
+        part = states[start : start + CHUNK]
+        log_p = (part if head is None else head(part)).float().log_softmax(-1)
         here = ((rows >= start) & (rows < start + CHUNK)).nonzero()[:, 0]
         at, chosen = rows[here] - start, tokens[here]
         log_probs[here] = log_p[at, chosen]
