@@ -2,97 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from probes import random_adapter, random_prefix
+from scored import HEAD, assert_right, assert_scored, common_of, engine_of, requests, textbook, tokens_of
+from test_soft_prompts import prompt_of
 
 from danlu.core.errors import UsageError
-from danlu.data.schema import Conversation, Message
-from danlu.data.templates import Template
-from danlu.engine.local import LocalEngine
-from danlu.engine.protocol import Scored, ScoreRequest
+from danlu.engine.beginnings import Beginnings, grouped
+from danlu.engine.protocol import GenerationOptions, Request, ScoreRequest
+from danlu.models.abilities import examine
 from danlu.models.adapters import attach
-from danlu.models.loading import load_model, load_tokenizer
+from danlu.models.loading import load_model
 from danlu.models.prefix import PrefixModel
 
 pytestmark = pytest.mark.model
-
-HEAD = "The furnace takes raw text and gives back a small model that answers. " * 4
-QUESTIONS = ("What is a run?", "什么是丹炉？", "A dataset is a list of conversations, is it not?")
-
-
-def engine_of(folder: Path, model: Any = None, **options: Any) -> LocalEngine:
-    tokenizer = load_tokenizer(folder)
-    return LocalEngine(model or load_model(folder, dtype="float32"), tokenizer, Template(tokenizer), **options)
-
-
-def requests(per_token: bool = True) -> list[ScoreRequest]:
-    """Questions behind a common beginning with letters and texts to choose from, and others without."""
-    letters, texts = (" A", " B", " C"), (" A folder.", " A folder that holds", "丹炉")
-    made = [
-        ScoreRequest(f"{kind}/{place}", f"{HEAD}{question}\nAnswer:", options, per_token)
-        for place, question in enumerate(QUESTIONS)
-        for kind, options in (("letters", letters), ("texts", texts))
-    ]
-    chat = Conversation((Message("system", HEAD), Message("user", QUESTIONS[0])))
-    return [
-        *made,
-        ScoreRequest("short", "Answer", ("ing", "s"), per_token),
-        ScoreRequest("ids", tuple(range(40, 60)), ("ab", "c"), per_token),
-        ScoreRequest("chat", chat, ("A run", "no"), per_token),
-    ]
-
-
-def textbook(model: Any, joined: Sequence[Sequence[int]], common: int) -> tuple[list[list[float]], list[list[bool]]]:
-    """Each text by itself, all of its logits."""
-    log_probs: list[list[float]] = []
-    greedy: list[list[bool]] = []
-    for ids in joined:
-        row = torch.tensor([list(ids)])
-        with torch.no_grad():
-            log_p = model.eval()(input_ids=row).logits[0].float().log_softmax(-1)
-        places = range(common - 1, len(ids) - 1)
-        log_probs.append([float(log_p[place, ids[place + 1]]) for place in places])
-        greedy.append([int(log_p[place].argmax()) == ids[place + 1] for place in places])
-    return log_probs, greedy
-
-
-def tokens_of(tokenizer: Any, request: ScoreRequest) -> tuple[list[list[int]], int]:
-    """Joined ids and how many of them are common, by the tokenizer alone."""
-    if isinstance(request.prompt, str):
-        rows = [tokenizer.encode(request.prompt + text) for text in ("", *request.continuations)]
-    elif isinstance(request.prompt, tuple):
-        rows = [[*request.prompt, *tokenizer.encode(text)] for text in ("", *request.continuations)]
-    else:
-        head = Template(tokenizer).prompt(request.prompt)
-        rows = [[*head, *tokenizer.encode(text)] for text in ("", *request.continuations)]
-    common = next((n for n, column in enumerate(zip(*rows)) if len(set(column)) > 1), min(map(len, rows)))
-    return rows[1:], common
-
-
-def assert_right(engine: LocalEngine, asked: Sequence[ScoreRequest]) -> None:
-    found = {item.key: item for item in engine.score(asked)}
-    assert found.keys() == {request.key for request in asked}
-    for request in asked:
-        joined, common = tokens_of(engine.tokenizer, request)
-        log_probs, greedy = textbook(engine.model, joined, common)
-        assert_scored(found[request.key], log_probs, greedy)
-        assert found[request.key].prompt_tokens == common
-
-
-def assert_scored(item: Scored, log_probs: list[list[float]], greedy: list[list[bool]]) -> None:
-    assert item.per_token is not None
-    assert item.tokens == tuple(map(len, log_probs))
-    for ours, theirs in zip(item.per_token, log_probs, strict=True):
-        torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        torch.tensor(item.log_probs), torch.tensor(list(map(sum, log_probs))), rtol=1e-4, atol=1e-4
-    )
-    assert item.greedy == tuple(map(all, greedy))
 
 
 def variants(folder: Path, kind: str, tmp_path: Path) -> Any:
@@ -179,8 +106,6 @@ def test_an_empty_prompt_has_a_beginning(model: Path) -> None:
 
 
 def test_plain_texts_are_continued(model: Path) -> None:
-    from danlu.engine.protocol import GenerationOptions, Request
-
     engine = engine_of(model)
     options = GenerationOptions(max_new_tokens=8)
     text = "What is a run? <|im_end|>"
@@ -190,3 +115,87 @@ def test_plain_texts_are_continued(model: Path) -> None:
     (same,) = engine.generate([Request("a", tuple(ids), options)])
     assert found == same
     assert "".join(engine.stream(text, options)) == found.text
+
+
+@pytest.mark.parametrize("window", [256, 4])
+def test_a_common_beginning_is_computed_once(window: int, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few-shot examples once, also for later windows; each question once; its options side by side."""
+    monkeypatch.setattr("danlu.engine.local.SCORE_WINDOW", window)
+    engine, asked = engine_of(model), requests()[:6]
+    tokens = watched(engine)
+    list(engine.score(asked))
+    joined = [(rows, common) for rows, common in (tokens_of(engine.tokenizer, request) for request in asked)]
+    contexts = {tuple(rows[0][:common]) for rows, common in joined}
+    depth = common_of(list(contexts))
+    options = sum(len(ids) - common - 1 for rows, common in joined for ids in rows)
+    assert len(contexts) == 3
+    assert depth > 32
+    assert sum(tokens) == depth + sum(len(context) - depth for context in contexts) + options
+
+
+def watched(engine: Any) -> list[int]:
+    """Counts of tokens that the model reads, call by call, from now on; it has been examined before."""
+    list(engine.score([ScoreRequest("first", "a", ("b",))]))
+    counts: list[int] = []
+
+    def count(module: Any, args: Any, options: Any) -> None:
+        counts.append(options["input_ids"].numel())
+
+    engine.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    return counts
+
+
+def test_beginnings_within_beginnings() -> None:
+    long, short = tuple(range(100)), tuple(range(40))
+    texts = [(*long, 1), (*long, 2), (*short, 3), (4, 5), (*short, 6), (*long[:60], 7), long[:40]]
+    tree = grouped(texts)
+    assert sorted(tree.members) == [3]
+    (first,) = tree.groups
+    assert (first.depth, first.start, sorted(first.members)) == (
+        39,
+        long[:39],
+        [2, 4, 5, 6],
+    )  # the last one keeps a token
+    (second,) = first.groups
+    assert (second.depth, sorted(second.members), second.groups) == (100, [0, 1], [])
+    alone = grouped([(*short, 3)], known=[long])
+    assert [group.depth for group in alone.groups] == [40]
+    assert grouped([(*short, 3)]).members == [0]
+    assert list(grouped([]).walk()) == []
+
+
+def test_what_is_kept_of_beginnings_is_bounded(model: Path) -> None:
+    loaded = load_model(model, dtype="float32")
+    examine(loaded)
+    one = 2 * 3 * 2 * 16 * 4 * 40  # keys and values, layers, heads, width, bytes, tokens
+    kept = Beginnings(loaded, limit=2 * one)
+    texts = [tuple(range(start, start + 40)) for start in (10, 60, 110)]
+    whole = [kept.before(text) for text in texts]
+    assert kept.known == texts[1:]
+    assert kept.computed == 120
+    again = kept.before(texts[1][:30])
+    assert kept.computed == 120
+    longer = kept.before((*texts[1][:35], 7, 8))
+    assert kept.computed == 122
+    assert kept.known == [texts[1], (*texts[1][:35], 7, 8)]
+    for found, other, size in ((again, whole[1], 30), (longer, whole[1], 35)):
+        for (keys, values), (same_keys, same_values) in zip(found, other, strict=True):
+            torch.testing.assert_close(keys[:, :size], same_keys[:, :size], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(values[:, :size], same_values[:, :size], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "prefix", "mlp"])
+def test_a_context_that_sees_itself_is_read_whole(chatglm1: Path, kind: str) -> None:
+    """ChatGLM-6B: what comes later in a prompt changes its beginning."""
+    gmask, sop = 2, 5
+    model = load_model(chatglm1, dtype="float32")
+    if kind != "plain":
+        model = PrefixModel(model, random_prefix(model) if kind == "prefix" else prompt_of(model, kind)).eval()
+    head = tuple(range(40, 90))
+    prompts = [(*head, 100 + n, *range(150, 150 + n), gmask, sop) for n in range(3)]
+    engine = engine_of(chatglm1, model)
+    asked = [ScoreRequest(str(n), prompt, ("a", "bcd e"), per_token=True) for n, prompt in enumerate(prompts)]
+    for item in engine.score(asked):
+        prompt = prompts[int(item.key)]
+        rows = [[*prompt, *engine.renderer.content_ids(text)] for text in ("a", "bcd e")]
+        assert_scored(item, *textbook(model, rows, len(prompt)))

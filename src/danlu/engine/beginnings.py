@@ -114,7 +114,8 @@ class Beginnings:
         return self._behind_trained(self._found(ids)) if ids else self.trained
 
     def _found(self, ids: tuple[int, ...]) -> Beginning:
-        best, length = (), 0
+        best: tuple[int, ...] = ()
+        length = 0
         for known in self._kept:
             if (common := shared(known, ids)) > length:
                 best, length = known, common

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, islice
 from typing import Any
 
@@ -23,7 +24,7 @@ from danlu.engine.protocol import (
     Scored,
     ScoreRequest,
 )
-from danlu.engine.scorer import Scorer
+from danlu.engine.scorer import Examined, Scorer
 from danlu.engine.text import TextStream, cut_at_stop, decode, without_lead
 
 WINDOW = 512
@@ -129,13 +130,17 @@ class LocalEngine:
             UsageError: for a key that comes twice, and for what :func:`danlu.engine.joining.join` refuses.
         """
         waiting, keys = iter(requests), set[str]()
-        scorer = Scorer(self.model, self._pad, self.batch_size)
+        scorer = Scorer(self.model, self._examined, self._pad, self.batch_size)
         while window := list(islice(waiting, SCORE_WINDOW)):
             for request in window:
                 if request.key in keys:
                     raise UsageError("two requests have the same key", where=f"request {request.key!r}")
                 keys.add(request.key)
             yield from scorer.score([self._joined(request) for request in window])
+
+    @cached_property
+    def _examined(self) -> Examined:
+        return Examined.of(self.model)
 
     def _joined(self, request: ScoreRequest) -> Joined:
         joined = join(request, self.renderer, self._start, self.context)

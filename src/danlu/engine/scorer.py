@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from danlu.engine.beginnings import Beginnings, grouped
 from danlu.engine.decoding import evaluating
@@ -23,14 +25,33 @@ ROWS = 16
 """Most padded rows that are read at a time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a model's code allows, tried out.
+
+    Attributes:
+        abilities: whether sequences may lie side by side, and what the output layer is.
+        keeps: whether what it computed of a beginning serves every text that begins so.
+    """
+
+    abilities: Abilities
+    keeps: bool
+
+    @classmethod
+    def of(cls, model: Any) -> Examined:
+        """Try out a model as the engine has it; packed attention stays on if it is right."""
+        inner, _ = computing_parts(model)
+        with evaluating(model):
+            abilities = examine(inner)
+            return cls(abilities, abilities.packed and beginnings_are_exact(inner))
+
+
 class Scorer:
     """Scores requests, a window of them at a time. Use a new one when weights may have changed.
 
-    What the model's code allows is tried out before the first request: packed attention, and keeping the beginnings
-    of texts. Packed attention stays switched on in a model that allows it.
-
     Args:
         model: as :class:`danlu.engine.local.LocalEngine` has it.
+        examined: what its code allows.
         pad: token that fills up shorter rows where they are padded.
         batch_size: contexts that are read together; None chooses by memory.
 
@@ -38,47 +59,37 @@ class Scorer:
         beginnings: what was computed of common beginnings; None where the model keeps none.
     """
 
-    def __init__(self, model: Any, pad: int, batch_size: int | None = None) -> None:
-        self.model, self.pad, self.batch_size = model, pad, batch_size
-        self.inner, self.prefix = computing_parts(model)
-        self.beginnings: Beginnings | None = None
-        self._abilities: Abilities | None = None
-        self._trained: torch.Tensor | None = None
+    def __init__(self, model: Any, examined: Examined, pad: int, batch_size: int | None = None) -> None:
+        self.model, self.abilities, self.pad, self.batch_size = model, examined.abilities, pad, batch_size
+        self.inner, prefix = computing_parts(model)
+        self.trained: Tensor | None = None
+        if prefix is not None and self.abilities.packed:
+            with evaluating(model), torch.no_grad():
+                self.trained = prefix.keys_and_values(self.inner)
+        self.beginnings = Beginnings(self.inner, self.trained) if examined.keeps else None
+        self.tokens = affordable_tokens(self.inner)
 
     def score(self, window: Sequence[Joined]) -> Iterator[Scored]:
         """Yield the scores of every request as soon as they are known."""
         sheets = [Sheet(joined) for joined in window]
-        with evaluating(self.model):
-            abilities = self._abilities or self._examined()
-        parts = self._packed(sheets, abilities) if abilities.packed else self._padded(sheets)
-        for concerned in parts:
+        for concerned in self._packed(sheets) if self.abilities.packed else self._padded(sheets):
             yield from (sheet.scored() for sheet in concerned if not sheet.missing)
 
-    @torch.no_grad()
-    def _examined(self) -> Abilities:
-        self._abilities = examine(self.inner)
-        if self._abilities.packed and self.prefix is not None:
-            self._trained = self.prefix.keys_and_values(self.inner)
-        if self._abilities.packed and beginnings_are_exact(self.inner):
-            self.beginnings = Beginnings(self.inner, self._trained)
-        self._tokens = affordable_tokens(self.inner)
-        return self._abilities
-
-    def _packed(self, sheets: Sequence[Sheet], abilities: Abilities) -> Iterator[list[Sheet]]:
+    def _packed(self, sheets: Sequence[Sheet]) -> Iterator[list[Sheet]]:
         stems = stems_of(sheets)
-        offset = 0 if self._trained is None else self._trained.shape[-2]
+        offset = 0 if self.trained is None else self.trained.shape[-2]
         texts = [stem.ids for stem in stems]
         known = self.beginnings.known if self.beginnings else ()
         groups = grouped(texts, known) if self.beginnings else grouped(texts, least=max(map(len, texts)) + 1)
         for group in groups.walk():
-            before = self._trained
+            before = self.trained
             if self.beginnings and group.depth:
                 with evaluating(self.model):
                     before = self.beginnings.before(group.start)
             members = [stems[number] for number in sorted(group.members)]
-            for pack in filled(members, group.depth, offset, self._tokens, self.batch_size):
+            for pack in filled(members, group.depth, offset, self.tokens, self.batch_size):
                 with evaluating(self.model):
-                    pack.read(self.inner, abilities, before)
+                    pack.read(self.inner, self.abilities, before)
                 yield list({id(sheet): sheet for sheet, _, _ in pack.readers}.values())
 
     def _padded(self, sheets: Sequence[Sheet]) -> Iterator[list[Sheet]]:
@@ -92,7 +103,7 @@ class Scorer:
         batch: list[ScoreRow] = []
         for row in sorted(rows, key=lambda row: (-len(row.ids), -row.kept)):
             longest = len(batch[0].ids if batch else row.ids)
-            if batch and len(batch) >= (self.batch_size or min(ROWS, max(self._tokens // longest, 1))):
+            if batch and len(batch) >= (self.batch_size or min(ROWS, max(self.tokens // longest, 1))):
                 yield batch
                 batch = []
             batch.append(row)
