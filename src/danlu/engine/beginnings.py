@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from danlu.engine.joining import shared
-from danlu.models.abilities import beginning
+from danlu.models.abilities import beginnings
 from danlu.models.attention import Beginning
 from danlu.models.memory import free_memory
 
@@ -130,7 +130,7 @@ class Beginnings:
         rest = torch.tensor([ids[length:]], device=device)
         positions = torch.arange(length, len(ids), device=device).unsqueeze(0) + self.size
         before = self.trained if kept is None else self._behind_trained(kept)
-        made = beginning(self.model, rest, positions, before)
+        (made,) = beginnings(self.model, rest, positions, (0, rest.shape[1]), before)
         self.computed += len(ids) - length
         found = made if kept is None else chained(kept, made)
         self._keep(ids, found)

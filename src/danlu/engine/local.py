@@ -12,8 +12,10 @@ from danlu.core.console import warn
 from danlu.core.errors import UsageError
 from danlu.data.schema import Conversation
 from danlu.engine.beams import beam_search
+from danlu.engine.beginnings import Beginnings
 from danlu.engine.decoding import Row, decode_rows, evaluating, room_of
 from danlu.engine.joining import Joined, join
+from danlu.engine.prefill import SharedPrompts, starts_of
 from danlu.engine.protocol import (
     GREEDY,
     Completion,
@@ -24,7 +26,7 @@ from danlu.engine.protocol import (
     Scored,
     ScoreRequest,
 )
-from danlu.engine.scorer import Examined, Scorer
+from danlu.engine.scorer import Examined, Scorer, beginnings_of
 from danlu.engine.text import TextStream, cut_at_stop, decode, without_lead
 
 WINDOW = 512
@@ -87,13 +89,19 @@ class LocalEngine:
 
         Requests are read in windows, so an endless iterable works; within a window prompts of similar length
         share a batch. An answer, greedy or sampled, is what the request alone would get, to the precision of
-        the model's arithmetic.
+        the model's arithmetic. A long beginning that prompts share (worked examples, instructions) is read once.
         """
         waiting = iter(requests)
+        kept: Beginnings | None = None
         while window := list(islice(waiting, WINDOW)):
             rows = [self._row(request.key, request.prompt, request.options) for request in window]
+            prompts = [tuple(row.ids) for row in rows if row.options.num_beams == 1]
+            shared = None
+            if starts_of(prompts) and self._examined.keeps:
+                kept = kept or beginnings_of(self.model)
+                shared = SharedPrompts(kept, prompts)
             for batch in self._batches(rows):
-                yield from self._answer(batch)
+                yield from self._answer(batch, shared)
 
     def stream(
         self, prompt: Prompt | Sequence[int], options: GenerationOptions = GREEDY, *, key: str = ""
@@ -148,13 +156,13 @@ class LocalEngine:
             self._count_cut(joined.cut, request.key, "a prompt and what continues it do")
         return joined
 
-    def _answer(self, batch: list[Row]) -> Iterator[Completion]:
+    def _answer(self, batch: list[Row], shared: SharedPrompts | None = None) -> Iterator[Completion]:
         with evaluating(self.model):
             if batch[0].options.num_beams > 1:
                 beam_search(self.model, batch, stop_ids=self._stop_ids, pad=self._pad)
                 yield from map(self._completion, batch)
                 return
-            for active in decode_rows(self.model, batch, stop_ids=self._stop_ids, pad=self._pad):
+            for active in decode_rows(self.model, batch, stop_ids=self._stop_ids, pad=self._pad, shared=shared):
                 yield from (self._completion(row) for row in active if row.finished)
 
     def _completion(self, row: Row) -> Completion:

@@ -61,11 +61,8 @@ class Scorer:
 
     def __init__(self, model: Any, examined: Examined, pad: int, batch_size: int | None = None) -> None:
         self.model, self.abilities, self.pad, self.batch_size = model, examined.abilities, pad, batch_size
-        self.inner, prefix = computing_parts(model)
-        self.trained: Tensor | None = None
-        if prefix is not None and self.abilities.packed:
-            with evaluating(model), torch.no_grad():
-                self.trained = prefix.keys_and_values(self.inner)
+        self.inner, _ = computing_parts(model)
+        self.trained = trained_prefix(model) if self.abilities.packed else None
         self.beginnings = Beginnings(self.inner, self.trained) if examined.keeps else None
         self.tokens = affordable_tokens(self.inner)
 
@@ -109,6 +106,22 @@ class Scorer:
             batch.append(row)
         if batch:
             yield batch
+
+
+@torch.no_grad()
+def trained_prefix(model: Any) -> Tensor | None:
+    """Keys and values (layers, 2, heads of keys, N, d) of a model's trained prefix or prompt, None if it has none."""
+    inner, prefix = computing_parts(model)
+    if prefix is None:
+        return None
+    with evaluating(model):
+        made: Tensor = prefix.keys_and_values(inner)
+    return made
+
+
+def beginnings_of(model: Any) -> Beginnings:
+    """Nothing kept yet of what a model is going to read; for models of which :class:`Examined` says that it may be."""
+    return Beginnings(computing_parts(model)[0], trained_prefix(model))
 
 
 def affordable_tokens(model: Any) -> int:

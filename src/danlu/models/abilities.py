@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +137,7 @@ def beginnings_are_exact(model: Any) -> bool:
     told: dict[str, Any] = {"input_ids": ids, "position_ids": positions, "use_cache": False}
     try:
         whole = model.base_model(**told, **packed_options(CUTS[::2], ids.device)).last_hidden_state[0]
-        kept = beginning(model, ids[:, :cut], positions[:, :cut])
+        (kept,) = beginnings(model, ids[:, :cut], positions[:, :cut], (0, cut))
         told |= {"input_ids": ids[:, cut:], "position_ids": positions[:, cut:]}
         options = packed_options((0, CUTS[-1] - cut), ids.device, prefix=kept)
         rest = model.base_model(**told, **options).last_hidden_state[0]
@@ -150,21 +151,25 @@ def _rope_type(config: Any) -> str:
     return str(told.get("rope_type") or told.get("type") or "")
 
 
-def beginning(model: Any, ids: Tensor, positions: Tensor, before: Beginning | None = None) -> Beginning:
-    """Keys and values of tokens (1, N) for each layer, behind those of what stands before them.
+def beginnings(
+    model: Any, ids: Tensor, positions: Tensor, bounds: Sequence[int], before: Beginning | Tensor | None = None
+) -> list[Beginning]:
+    """Keys and values of texts side by side, for each layer, behind those of what stands before every one of them.
 
     Args:
         model: a causal language model with packed attention.
-        ids: (1, N).
-        positions: (1, N).
-        before: keys and values that the tokens see, those of a trained prefix too.
+        ids: (1, T).
+        positions: (1, T).
+        bounds: where texts begin and end.
+        before: keys and values that all texts see, those of a trained prefix too.
 
     Returns:
-        For each layer keys and values (key-value heads, N, d), without those before.
+        For each text and layer keys and values (heads of keys, length, d), without those before.
     """
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    options = packed_options((0, ids.shape[1]), ids.device, prefix=before)
+    options = packed_options(bounds, ids.device, prefix=before)
     model.base_model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **options)
-    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+    spans = list(zip(bounds[:-1], bounds[1:]))
+    return [[(layer.keys[0, :, a:b], layer.values[0, :, a:b]) for layer in cache.layers] for a, b in spans]
