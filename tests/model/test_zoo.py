@@ -129,6 +129,17 @@ def test_scores_are_those_of_full_prompts(name: str, folder: Path) -> None:
     assert_right(engine_of(folder), [request for request in requests() if request.key != "texts/1"])
 
 
+def test_prompts_that_begin_alike_are_answered_alike(name: str, folder: Path) -> None:
+    head = tuple(token_batch(1, 150, vocabulary=300)[0].tolist())
+    options = GenerationOptions(max_new_tokens=8)
+    prompts = [(*head, *range(20, 20 + length)) for length in (1, 9, 4)]
+    asked = [Request(str(number), prompt, options) for number, prompt in enumerate(prompts)]
+    engine = engine_of(folder)
+    together = {item.key: item for item in engine.generate(asked)}
+    for request in asked:
+        assert list(engine.generate([request])) == [together[request.key]]
+
+
 def test_layers_are_found_whatever_they_are_called(name: str, folder: Path) -> None:
     layers = decoder_layers(load_model(folder, device="cpu"))
     assert len(layers) == 2
