@@ -120,7 +120,7 @@ def test_a_beginning_that_prompts_share_is_read_once(tiny_model: Path, kind: str
     asked = [Request(str(key), (*head, *ids), options[key % 3]) for key, ids in enumerate((*PROMPTS, PROMPTS[0]))]
     asked += [Request(f"other {key}", ids, SHORT) for key, ids in enumerate(PROMPTS)]
     engine = engine_of(tiny_model, model, batch_size=3)
-    assert engine._examined.keeps
+    assert engine._examined.decodes
     read: list[int] = []
     inner = computing_parts(model)[0].base_model
     hook = inner.register_forward_pre_hook(

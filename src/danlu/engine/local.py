@@ -97,7 +97,7 @@ class LocalEngine:
             rows = [self._row(request.key, request.prompt, request.options) for request in window]
             prompts = [tuple(row.ids) for row in rows if row.options.num_beams == 1]
             shared = None
-            if starts_of(prompts) and self._examined.keeps:
+            if starts_of(prompts) and self._examined.decodes:
                 kept = kept or beginnings_of(self.model)
                 shared = SharedPrompts(kept, prompts)
             for batch in self._batches(rows):

@@ -32,10 +32,12 @@ class Examined:
     Attributes:
         abilities: whether sequences may lie side by side, and what the output layer is.
         keeps: whether what it computed of a beginning serves every text that begins so.
+        decodes: whether that can stand in the cache that answers are decoded with, too.
     """
 
     abilities: Abilities
     keeps: bool
+    decodes: bool
 
     @classmethod
     def of(cls, model: Any) -> Examined:
@@ -43,7 +45,10 @@ class Examined:
         inner, _ = computing_parts(model)
         with evaluating(model):
             abilities = examine(inner)
-            return cls(abilities, abilities.packed and beginnings_are_exact(inner))
+            keeps = abilities.packed and beginnings_are_exact(inner)
+        # multi-head latent attention caches what keys and values are made of, not what is seen
+        latent = getattr(inner.config.get_text_config(), "kv_lora_rank", None)
+        return cls(abilities, keeps, keeps and not latent)
 
 
 class Scorer:

@@ -141,7 +141,7 @@ def beginnings_are_exact(model: Any) -> bool:
         told |= {"input_ids": ids[:, cut:], "position_ids": positions[:, cut:]}
         options = packed_options((0, CUTS[-1] - cut), ids.device, prefix=kept)
         rest = model.base_model(**told, **options).last_hidden_state[0]
-    except (TypeError, RuntimeError, ValueError, AttributeError, IndexError):
+    except (TypeError, RuntimeError, ValueError, AttributeError, LookupError):
         return False
     return _same(rest, whole[cut:])
 
@@ -166,10 +166,9 @@ def beginnings(
     Returns:
         For each text and layer keys and values (heads of keys, length, d), without those before.
     """
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
     options = packed_options(bounds, ids.device, prefix=before)
-    model.base_model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **options)
+    model.base_model(input_ids=ids, position_ids=positions, use_cache=False, kept=kept, **options)
+    layers = [kept[number] for number in range(len(kept))]
     spans = list(zip(bounds[:-1], bounds[1:]))
-    return [[(layer.keys[0, :, a:b], layer.values[0, :, a:b]) for layer in cache.layers] for a, b in spans]
+    return [[(keys[:, a:b], values[:, a:b]) for keys, values in layers] for a, b in spans]

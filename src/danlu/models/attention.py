@@ -130,6 +130,7 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     witness: list[Window] | None = None,
+    kept: dict[int, tuple[Tensor, Tensor]] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence, both ways inside its context.
@@ -150,6 +151,7 @@ def packed_attention(
         softcap: scores become softcap · tanh(score / softcap).
         s_aux: (heads), the score of a sink that takes a share of the weights and gives nothing.
         witness: gets the window that each layer asks for.
+        kept: gets the keys and values of each layer, (key-value heads, T, d).
         kwargs: further arguments of transformers.
 
     Returns:
@@ -164,6 +166,8 @@ def packed_attention(
         return own(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, scores=scores, **kwargs)
     if witness is not None:
         witness.append(sliding_window)
+    if kept is not None:
+        kept[int(module.layer_idx)] = (key[0], value[0])
     scale = scaling or query.shape[-1] ** -0.5
     before = None if prefix is None else [part.to(query.dtype) for part in prefix[int(module.layer_idx)]]
     queries, keys, values = (_sequences(part, bounds) for part in (query, key, value))
