@@ -40,7 +40,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
     parser.add_argument("--batch-size", type=int, default=4, help="prompts in a batch of full prompts, on both sides")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that can import lm_eval")
-    parser.add_argument("--out", type=Path, help="write every measured value here")
+    parser.add_argument("--out", type=Path, help="write every measured value here, after each run")
     return parser.parse_args(given)
 
 
@@ -175,9 +175,10 @@ def main() -> None:
             seconds, last[name] = run(every)
             results["runs"].append({"side": name, "repeat": repeat, "questions_per_second": len(every) / seconds})
             print(f"{name}, run {repeat + 1}: {len(every) / seconds:.2f} questions/s", file=sys.stderr)
-    results["equal"] = {name: compare(last[name], last[SIDES[1]]) for name in sides if name != SIDES[1]}
-    if options.out:
-        options.out.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            if SIDES[1] in last:
+                results["equal"] = {name: compare(last[name], last[SIDES[1]]) for name in last if name != SIDES[1]}
+            if options.out:
+                options.out.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print(table(results))
 
 

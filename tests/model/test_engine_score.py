@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from probes import random_adapter, random_prefix
-from scored import HEAD, assert_right, assert_scored, common_of, engine_of, requests, textbook, tokens_of
+from scored import HEAD, QUESTIONS, assert_right, assert_scored, common_of, engine_of, requests, textbook, tokens_of
 from test_soft_prompts import prompt_of
 
 from danlu.core.errors import UsageError
 from danlu.engine.beginnings import Beginnings, grouped
 from danlu.engine.protocol import GenerationOptions, Request, ScoreRequest
-from danlu.models.abilities import examine
+from danlu.engine.scorer import Examined, affordable_tokens
+from danlu.models.abilities import Abilities, examine
 from danlu.models.adapters import attach
 from danlu.models.loading import load_model
 from danlu.models.prefix import PrefixModel
@@ -199,3 +200,28 @@ def test_a_context_that_sees_itself_is_read_whole(chatglm1: Path, kind: str) -> 
         prompt = prompts[int(item.key)]
         rows = [[*prompt, *engine.renderer.content_ids(text)] for text in ("a", "bcd e")]
         assert_scored(item, *textbook(model, rows, len(prompt)))
+
+
+@pytest.mark.parametrize("kind", ["plain", "lora", "prefix"])
+def test_padded_rows_give_the_same(kind: str, model: Path, tmp_path: Path) -> None:
+    """As models are read that cannot take sequences side by side."""
+    engine = engine_of(model, variants(model, kind, tmp_path))
+    engine.__dict__["_examined"] = Examined(Abilities(packed=False, plain_head=True), keeps=False, decodes=False)
+    assert_right(engine, requests())
+
+
+def test_batches_are_as_large_as_is_asked_or_fits(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [ScoreRequest(str(n), f"{QUESTIONS[n % 3]} {n}", (" A", " folder"), per_token=True) for n in range(60)]
+    sizes = {}
+    for name, size in (("all", None), ("one", 1), ("seven", 7)):
+        engine = engine_of(model, batch_size=size)
+        tokens = watched(engine)
+        list(engine.score(asked))
+        sizes[name] = len(tokens)
+    assert sizes == {"all": 1, "one": 60, "seven": 9}
+    monkeypatch.setattr("danlu.engine.scorer.free_memory", lambda: 0)
+    engine = engine_of(model)
+    assert affordable_tokens(engine.model) == 256
+    tokens = watched(engine)
+    assert_right(engine, asked[:30])
+    assert len(tokens) > 60 + 1, "the textbook takes two calls for each request"
