@@ -75,6 +75,13 @@ def _ids(prompt: Prompt, texts: Sequence[str], renderer: Renderer) -> list[list[
 
 
 def shared(first: Sequence[Any], *others: Sequence[Any]) -> int:
-    """How many items all sequences begin with."""
-    length = min(map(len, (first, *others)))
-    return next((place for place in range(length) if any(row[place] != first[place] for row in others)), length)
+    """How many items all sequences (of one type) begin with."""
+    known, limit = 0, min(map(len, (first, *others)))
+    while known < limit:  # halves are compared as slices: much quicker than item by item
+        middle = (known + limit + 1) // 2
+        part = first[known:middle]
+        if all(other[known:middle] == part for other in others):
+            known = middle
+        else:
+            limit = middle - 1
+    return known

@@ -95,11 +95,11 @@ class LocalEngine:
         kept: Beginnings | None = None
         while window := list(islice(waiting, WINDOW)):
             rows = [self._row(request.key, request.prompt, request.options) for request in window]
-            prompts = [tuple(row.ids) for row in rows if row.options.num_beams == 1]
+            starts = starts_of([tuple(row.ids) for row in rows if row.options.num_beams == 1])
             shared = None
-            if starts_of(prompts) and self._examined.decodes:
+            if starts and self._examined.decodes:
                 kept = kept or beginnings_of(self.model)
-                shared = SharedPrompts(kept, prompts)
+                shared = SharedPrompts(kept, starts)
             for batch in self._batches(rows):
                 yield from self._answer(batch, shared)
 

@@ -24,11 +24,11 @@ class SharedPrompts:
 
     Args:
         kept: keys and values of beginnings.
-        prompts: token ids of all prompts.
+        starts: from :func:`starts_of` all prompts.
     """
 
-    def __init__(self, kept: Beginnings, prompts: Sequence[tuple[int, ...]]) -> None:
-        self.kept, self.starts = kept, starts_of(prompts)
+    def __init__(self, kept: Beginnings, starts: Sequence[tuple[int, ...]]) -> None:
+        self.kept, self.starts = kept, starts
 
     @torch.no_grad()
     def cache(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor] | None:

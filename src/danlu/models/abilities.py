@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danlu.models.attention import PACKED, Beginning, packed_options, register
+from danlu.models.attention import PACKED, Beginning, Witness, packed_options, register
 from danlu.models.prefix import split_prefix
 
 
@@ -68,19 +68,19 @@ def _one_by_one(model: Any) -> Tensor:
 @torch.no_grad()
 def _packing_is_exact(model: Any, alone: Tensor) -> bool:
     ids = _probe_ids(model, CUTS[-1])
-    windows: list[Any] = []
+    witness = Witness()
     positions = torch.cat([torch.arange(end - start) for start, end in zip(CUTS[:-1], CUTS[1:])])
     try:
         together = model.base_model(
             input_ids=ids,
             position_ids=positions.unsqueeze(0).to(ids.device),
             use_cache=False,
-            witness=windows,
+            witness=witness,
             **packed_options(CUTS, ids.device),
         ).last_hidden_state[0]
     except (TypeError, RuntimeError, ValueError, AttributeError):
         return False  # code that does not pass unknown arguments to its attention
-    asked = sum(window is not None for window in windows)
+    asked = sum(window is not None for window in witness.windows)
     return asked >= _windowed_layers(model.config.get_text_config()) and _same(together, alone)
 
 
@@ -166,9 +166,9 @@ def beginnings(
     Returns:
         For each text and layer keys and values (heads of keys, length, d), without those before.
     """
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    witness = Witness()
     options = packed_options(bounds, ids.device, prefix=before)
-    model.base_model(input_ids=ids, position_ids=positions, use_cache=False, kept=kept, **options)
-    layers = [kept[number] for number in range(len(kept))]
+    model.base_model(input_ids=ids, position_ids=positions, use_cache=False, witness=witness, **options)
+    layers = [witness.kept[number] for number in range(len(witness.kept))]
     spans = list(zip(bounds[:-1], bounds[1:]))
     return [[(keys[:, a:b], values[:, a:b]) for keys, values in layers] for a, b in spans]

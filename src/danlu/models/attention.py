@@ -10,7 +10,7 @@ see one another, in a prefix language model).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -76,6 +76,24 @@ class Scores:
         return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
 
+@dataclass(slots=True)
+class Witness:
+    """What layers asked of packed attention.
+
+    Attributes:
+        windows: the window of each layer.
+        kept: by the number of a layer, the keys and values of its tokens, (heads of keys, T, d).
+    """
+
+    windows: list[Window] = field(default_factory=list)
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def see(self, layer: int, window: Window, pair: tuple[Tensor, Tensor]) -> None:
+        """Note one layer."""
+        self.windows.append(window)
+        self.kept[layer] = pair
+
+
 def register() -> None:
     """Make :data:`PACKED` known to transformers; calling it again changes nothing."""
     from transformers.masking_utils import AttentionMaskInterface
@@ -129,8 +147,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    witness: list[Window] | None = None,
-    kept: dict[int, tuple[Tensor, Tensor]] | None = None,
+    witness: Witness | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence, both ways inside its context.
@@ -150,8 +167,7 @@ def packed_attention(
         sliding_window: tokens that a token sees, itself included; a prefix counts, as it does in a cache.
         softcap: scores become softcap · tanh(score / softcap).
         s_aux: (heads), the score of a sink that takes a share of the weights and gives nothing.
-        witness: gets the window that each layer asks for.
-        kept: gets the keys and values of each layer, (key-value heads, T, d).
+        witness: is told of each layer.
         kwargs: further arguments of transformers.
 
     Returns:
@@ -165,9 +181,7 @@ def packed_attention(
         own = _plain if scores.plain else _whole
         return own(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, scores=scores, **kwargs)
     if witness is not None:
-        witness.append(sliding_window)
-    if kept is not None:
-        kept[int(module.layer_idx)] = (key[0], value[0])
+        witness.see(int(module.layer_idx), sliding_window, (key[0], value[0]))
     scale = scaling or query.shape[-1] ** -0.5
     before = None if prefix is None else [part.to(query.dtype) for part in prefix[int(module.layer_idx)]]
     queries, keys, values = (_sequences(part, bounds) for part in (query, key, value))
