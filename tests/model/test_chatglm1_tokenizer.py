@@ -157,3 +157,11 @@ def test_text_by_itself(tokenizer: Any) -> None:
     (document,) = template.document_ids(["什么是运行"])
     assert document[:2] == [MASK, START]
     assert document[-1] == END
+
+
+def test_a_plain_prompt_is_a_context(tokenizer: Any, processor: Any) -> None:
+    """What the tokenizer writes behind a text ends the context; the answer follows."""
+    context = [*processor.encode(written_out("什么是  运行？")), MASK, START]
+    alone, whole = Template(tokenizer).continued("什么是  运行？", ["", "一个文件夹"])
+    assert alone == context
+    assert whole == [*context, *processor.encode(written_out("一个文件夹"))]

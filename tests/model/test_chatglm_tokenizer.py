@@ -54,6 +54,14 @@ def test_ids_and_text_are_those_of_sentencepiece(converted: tuple[str, Any, Any]
     assert [text for text, a, ids in zip(texts, told, wanted, strict=True) if a != processor.decode(ids)] == []
 
 
+def test_a_plain_prompt_begins_as_the_original_begins_one(converted: tuple[str, Any, Any]) -> None:
+    _, tokenizer, processor = converted
+    front = tokenizer.convert_tokens_to_ids(["[gMASK]", "sop"])
+    texts = ("什么是运行", "什么是运行？")
+    expected = [[*front, *processor.encode(text)] for text in texts]
+    assert Template(tokenizer).continued(texts[0], ["", "？"]) == expected
+
+
 def test_control_tokens_follow_the_vocabulary(converted: tuple[str, Any, Any]) -> None:
     family, tokenizer, processor = converted
     first = processor.vocab_size()

@@ -15,6 +15,7 @@ from danlu.data.schema import Conversation, Message
 from danlu.data.templates import Template
 from danlu.engine.local import LocalEngine
 from danlu.engine.protocol import GREEDY, Completion, GenerationOptions, Renderer, Request
+from danlu.models.abilities import computing_parts
 from danlu.models.adapters import attach
 from danlu.models.loading import load_model, load_tokenizer
 from danlu.models.prefix import PrefixModel, split_prefix
@@ -109,6 +110,28 @@ def test_a_prompt_that_comes_several_times_is_computed_once(tiny_model: Path, ki
     alone = {item.key: item for item in engine_of(tiny_model, model, batch_size=1).generate(requests)}
     assert together == alone
     assert together["0/0"].tokens != together["0/1"].tokens
+
+
+@pytest.mark.parametrize("kind", ["plain", "lora", "prefix"])
+def test_a_beginning_that_prompts_share_is_read_once(tiny_model: Path, kind: str, tmp_path: Path) -> None:
+    model = variants(tiny_model, kind, tmp_path)
+    options = [SHORT, replace(SHORT, do_sample=True), replace(SHORT, repetition_penalty=1.7)]
+    head = tuple(20 + number % 200 for number in range(150))
+    asked = [Request(str(key), (*head, *ids), options[key % 3]) for key, ids in enumerate((*PROMPTS, PROMPTS[0]))]
+    asked += [Request(f"other {key}", ids, SHORT) for key, ids in enumerate(PROMPTS)]
+    engine = engine_of(tiny_model, model, batch_size=3)
+    assert engine._examined.decodes
+    read: list[int] = []
+    inner = computing_parts(model)[0].base_model
+    hook = inner.register_forward_pre_hook(
+        lambda module, args, told: read.append(told["input_ids"].numel()), with_kwargs=True
+    )
+    together = {item.key: item for item in engine.generate(asked)}
+    hook.remove()
+    assert read.count(149) == 1  # the shortest keeps a token for itself
+    assert sum(read) < 150 + 11 * 12 + 100
+    alone = {item.key: item for request in asked for item in engine_of(tiny_model, model).generate([request])}
+    assert together == alone
 
 
 def test_a_prefix_generates_what_its_logits_say(tiny_model: Path) -> None:

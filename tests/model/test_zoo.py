@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from probes import logits_of, random_prefix, token_batch
+from scored import assert_right, engine_of, requests
 from tuning import losses, tune, write_rows
 from zoo_models import build
 
@@ -20,13 +21,14 @@ from danlu.data.templates import Encoded, Template
 from danlu.data.tokens import Item, TokenStore, write_store
 from danlu.engine.local import LocalEngine
 from danlu.engine.protocol import GenerationOptions, Request
+from danlu.models.abilities import beginnings_are_exact, examine
 from danlu.models.adapters import attach, merge
 from danlu.models.layout import decoder_layers
 from danlu.models.loading import load_model, load_tokenizer
 from danlu.models.prefix import PrefixModel, check_prefix
 from danlu.models.zoo import families
 from danlu.tune.batches import collate, lay_out
-from danlu.tune.learner import Learner, examine
+from danlu.tune.learner import Learner
 from danlu.tune.methods.peft_adapters import linear_names
 from danlu.tune.norms import speed_up_norms
 
@@ -79,7 +81,7 @@ def test_batches_equal_one_by_one(name: str, folder: Path, store: TokenStore) ->
     expected, wanted = one_by_one(folder, store)
     model = load_model(folder, dtype="float32", device="cpu")
     abilities = examine(model)
-    assert abilities.packed == families()[name].packed
+    assert abilities.packed == beginnings_are_exact(model) == families()[name].packed
     speed_up_norms(model)
     loss = Learner(model, abilities).eval()(**collate(store, range(len(store))))  # eval: some families drop at random
     loss.backward()
@@ -149,6 +151,22 @@ def test_a_prefix_is_seen_in_training_as_in_use(name: str, folder: Path) -> None
         seen = learner.see(lay_out([[(numbers, np.ones(17, dtype=bool))]]))
         found = model.get_output_embeddings()(seen.hidden) if seen.logits is None else seen.logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_are_those_of_full_prompts(name: str, folder: Path) -> None:
+    """Longer than the window of those that have one, behind a beginning that is computed once where that is right."""
+    assert_right(engine_of(folder), [request for request in requests() if request.key != "texts/1"])
+
+
+def test_prompts_that_begin_alike_are_answered_alike(name: str, folder: Path) -> None:
+    head = tuple(token_batch(1, 150, vocabulary=300)[0].tolist())
+    options = GenerationOptions(max_new_tokens=8)
+    prompts = [(*head, *range(20, 20 + length)) for length in (1, 9, 4)]
+    asked = [Request(str(number), prompt, options) for number, prompt in enumerate(prompts)]
+    engine = engine_of(folder)
+    together = {item.key: item for item in engine.generate(asked)}
+    for request in asked:
+        assert list(engine.generate([request])) == [together[request.key]]
 
 
 def test_layers_are_called_as_the_file_says(name: str, folder: Path) -> None:

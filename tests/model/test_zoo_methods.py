@@ -19,11 +19,11 @@ from danlu.data.schema import Conversation, Message
 from danlu.data.templates import Template
 from danlu.engine.local import LocalEngine
 from danlu.engine.protocol import GenerationOptions, Request
+from danlu.models.abilities import examine
 from danlu.models.adapters import attach, merge
 from danlu.models.attention import packed_attention
 from danlu.models.loading import load_model
 from danlu.models.zoo import families
-from danlu.tune.learner import examine
 from danlu.tune.methods import peft_adapters
 from danlu.tune.methods.peft_adapters import linear_names, targets
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from danlu.engine.prefill import SharedPrompts
 from danlu.engine.protocol import FinishReason, GenerationOptions
 from danlu.engine.sampling import choose, row_generator
 from danlu.engine.text import TextStream
@@ -70,32 +71,34 @@ class _Batch:
     A prompt that several rows share is computed once; its keys and values are copied when the answers part.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Row], pad: int) -> None:
+    def __init__(self, model: Any, rows: Sequence[Row], pad: int, shared: SharedPrompts | None = None) -> None:
         self.model, prefix = split_prefix(model)
         self.rows = list(rows)
         device = self.model.device
         prompts: dict[tuple[int, ...], int] = {}
         copies = [prompts.setdefault(tuple(row.ids), len(prompts)) for row in rows]
         self.copies = torch.tensor(copies, device=device) if len(prompts) < len(rows) else None
-        ids, mask = pad_left(list(prompts), pad)
-        self.ids, mask = ids.to(device), mask.to(device)
-        self.seen = self._seen(copies, mask)
+        ids, mask = (part.to(device) for part in pad_left(list(prompts), pad))
+        self.seen = self._seen(copies, ids, mask)
         self.cache: Any = None
         self.memory = "past_key_values"
-        size = 0
-        if prefix is not None:
+        read = shared.cache(list(prompts)) if shared else None
+        before = mask[:, :0]
+        if read is not None:  # all but the last token
+            (self.cache, before), ids, mask = read, ids[:, -1:], mask[:, -1:]
+        elif prefix is not None:
             self.cache = prefix.past_key_values(self.model, len(prompts), self.model.dtype)
-            size = prefix.shape.length
-        self.mask = torch.cat([mask.new_ones(len(prompts), size), mask], dim=1)
+            before = mask.new_ones(len(prompts), prefix.shape.length)
+        self.ids, self.mask = ids, torch.cat([before, mask], dim=1)
         self.positions = first_positions(self.model, self.ids, self.mask)
 
-    def _seen(self, copies: Sequence[int], mask: Tensor) -> Tensor | None:
+    def _seen(self, copies: Sequence[int], ids: Tensor, mask: Tensor) -> Tensor | None:
         if all(row.options.repetition_penalty == 1 for row in self.rows):
             return None
         vocabulary = self.model.get_output_embeddings().weight.shape[0]
         seen = torch.zeros(len(self.rows), vocabulary, dtype=torch.bool, device=mask.device)
         for row, prompt in enumerate(copies):
-            seen[row, self.ids[prompt][mask[prompt].bool()]] = True
+            seen[row, ids[prompt][mask[prompt].bool()]] = True
         return seen
 
     def step(self) -> list[int]:
@@ -166,7 +169,9 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tens
     return ids, mask
 
 
-def decode_rows(model: Any, rows: Sequence[Row], *, stop_ids: frozenset[int], pad: int) -> Iterator[list[Row]]:
+def decode_rows(
+    model: Any, rows: Sequence[Row], *, stop_ids: frozenset[int], pad: int, shared: SharedPrompts | None = None
+) -> Iterator[list[Row]]:
     """Answer rows together; after every step, yield the rows that took part in it.
 
     Args:
@@ -174,11 +179,12 @@ def decode_rows(model: Any, rows: Sequence[Row], *, stop_ids: frozenset[int], pa
         rows: prompts; each gets tokens until ``finished`` is set.
         stop_ids: tokens that end an answer.
         pad: token that fills up shorter prompts.
+        shared: what is computed of beginnings that prompts share, these and others.
     """
     for row in rows:
         row.generator = row_generator(row.options, row.key)
     with torch.no_grad():
-        batch = _Batch(model, rows, pad)
+        batch = _Batch(model, rows, pad, shared)
     while batch.rows:
         with torch.no_grad():  # not around the yield: the caller's code runs there
             tokens = batch.step()

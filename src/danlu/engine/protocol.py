@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -61,6 +61,10 @@ class GenerationOptions:
 
 GREEDY = GenerationOptions()
 
+Prompt: TypeAlias = Conversation | str | tuple[int, ...]
+"""A conversation, rendered by the template with the header of the answer; a plain text to continue, with whatever the
+tokenizer writes in front of a text; or token ids, as they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -68,12 +72,12 @@ class Request:
 
     Attributes:
         key: comes back with the answer; unique among the requests of one call.
-        prompt: a conversation, or token ids that include the header of the answer.
+        prompt: see :data:`Prompt`.
         options: how to answer.
     """
 
     key: str
-    prompt: Conversation | tuple[int, ...]
+    prompt: Prompt
     options: GenerationOptions = GREEDY
 
 
@@ -98,11 +102,61 @@ class Completion:
     cut_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Continuations whose log-likelihoods are asked for.
+
+    Attributes:
+        key: comes back with the scores; unique among the requests of one call.
+        prompt: what stands before every continuation.
+        continuations: texts that follow the prompt directly, at least one; none is empty. Prompt and continuation are
+            tokenised as one text. What is scored are the tokens behind those that all joined texts and the prompt
+            alone begin with, so that tokens which merge across the seam count and every continuation is measured
+            from the same place.
+        per_token: also give the log-probability of each token.
+    """
+
+    key: str
+    prompt: Prompt
+    continuations: tuple[str, ...]
+    per_token: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-likelihoods of continuations, in the order of the request.
+
+    Attributes:
+        key: of the request.
+        log_probs: natural logarithm of the probability of each continuation, the sum over its tokens.
+        tokens: how many tokens of each were scored.
+        greedy: whether each of these tokens is the likeliest at its place.
+        prompt_tokens: length of the prompt that the model saw.
+        cut_tokens: tokens left out at the start of a prompt that was too long.
+        per_token: log-probability of each token, if asked for.
+    """
+
+    key: str
+    log_probs: tuple[float, ...]
+    tokens: tuple[int, ...]
+    greedy: tuple[bool, ...]
+    prompt_tokens: int
+    cut_tokens: int = 0
+    per_token: tuple[tuple[float, ...], ...] | None = None
+
+
 class Engine(Protocol):
-    """Answers requests."""
+    """Answers and scores requests."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield a completion for every request, each as soon as it is finished, in any order."""
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+        """Yield scores for every request, each as soon as they are known, in any order.
+
+        Raises:
+            UsageError: when the engine cannot see log-probabilities (most chat services).
+        """
 
 
 class Renderer(Protocol):
@@ -115,3 +169,9 @@ class Renderer(Protocol):
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """Ids of the conversation with the header of the answer to come."""
+
+    def continued(self, prompt: Conversation | str, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of a prompt with each of some texts directly behind it; with "" those of the prompt alone."""
+
+    def content_ids(self, text: str) -> list[int]:
+        """Ids of a text that stands behind other tokens."""

@@ -10,7 +10,7 @@ see one another, in a prefix language model).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,6 +24,9 @@ PACKED = "danlu_packed"
 EXPLICIT_LIMIT = 1024
 """Up to this many tokens explicit matrix products beat the fused kernel of PyTorch on a CPU."""
 
+
+Beginning: TypeAlias = Sequence[tuple[Tensor, Tensor]]
+"""For each layer keys and values (heads of keys, N, d) of what stands before a text; a tensor (layers, 2, …) is one."""
 
 Window: TypeAlias = int | None
 """Tokens that a token sees, itself included and those of a prefix as well; None: everything."""
@@ -73,6 +76,24 @@ class Scores:
         return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
 
+@dataclass(slots=True)
+class Witness:
+    """What layers asked of packed attention.
+
+    Attributes:
+        windows: the window of each layer.
+        kept: by the number of a layer, the keys and values of its tokens, (heads of keys, T, d).
+    """
+
+    windows: list[Window] = field(default_factory=list)
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def see(self, layer: int, window: Window, pair: tuple[Tensor, Tensor]) -> None:
+        """Note one layer."""
+        self.windows.append(window)
+        self.kept[layer] = pair
+
+
 def register() -> None:
     """Make :data:`PACKED` known to transformers; calling it again changes nothing."""
     from transformers.masking_utils import AttentionMaskInterface
@@ -80,6 +101,20 @@ def register() -> None:
 
     ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_attention)
     AttentionMaskInterface.register(PACKED, _mask)
+
+
+def packed_options(
+    bounds: Sequence[int],
+    device: torch.device,
+    *,
+    parents: Sequence[int] | None = None,
+    prefix: Beginning | Tensor | None = None,
+) -> dict[str, Any]:
+    """Arguments of a model's forward that make it read one row as sequences side by side; see the module."""
+    # A mask of four dimensions is passed through by transformers; the attention itself reads the bounds.
+    options = {"bounds": list(bounds), "attention_mask": torch.zeros(1, 1, 1, 1, device=device)}
+    further = {"parents": None if parents is None else list(parents), "prefix": prefix}
+    return options | {name: value for name, value in further.items() if value is not None}
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -106,13 +141,13 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     bounds: Sequence[int] | None = None,
-    prefix: Tensor | None = None,
+    prefix: Beginning | Tensor | None = None,
     parents: Sequence[int] | None = None,
     contexts: Sequence[int] | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    witness: list[Window] | None = None,
+    witness: Witness | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence, both ways inside its context.
@@ -126,13 +161,13 @@ def packed_attention(
         scaling: factor of the scores; 1/√d by default.
         dropout: probability of dropping a weight.
         bounds: where sequences begin and end; None computes ordinary attention.
-        prefix: (layers, 2, key-value heads, N, d), stands in front of every sequence.
+        prefix: keys and values that stand in front of every sequence.
         parents: for each sequence the number of the one that it continues, or -1; None when none does.
         contexts: for each sequence how many of its first tokens are seen by all of its tokens; None: none.
         sliding_window: tokens that a token sees, itself included; a prefix counts, as it does in a cache.
         softcap: scores become softcap · tanh(score / softcap).
         s_aux: (heads), the score of a sink that takes a share of the weights and gives nothing.
-        witness: gets the window that each layer asks for.
+        witness: is told of each layer.
         kwargs: further arguments of transformers.
 
     Returns:
@@ -146,9 +181,9 @@ def packed_attention(
         own = _plain if scores.plain else _whole
         return own(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, scores=scores, **kwargs)
     if witness is not None:
-        witness.append(sliding_window)
+        witness.see(int(module.layer_idx), sliding_window, (key[0], value[0]))
     scale = scaling or query.shape[-1] ** -0.5
-    before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
+    before = None if prefix is None else [part.to(query.dtype) for part in prefix[int(module.layer_idx)]]
     queries, keys, values = (_sequences(part, bounds) for part in (query, key, value))
     outputs: list[Tensor] = []
     for number, q in enumerate(queries):
@@ -178,7 +213,7 @@ def _kernel(q: Tensor, k: Tensor, scores: Scores) -> Callable[..., Tensor]:
     return _fused if scores.plain and (q.device.type != "cpu" or k.shape[1] > EXPLICIT_LIMIT) else _explicit
 
 
-def _joined(prefix: Tensor | None, which: int, parts: Sequence[Tensor]) -> Tensor:
+def _joined(prefix: Sequence[Tensor] | None, which: int, parts: Sequence[Tensor]) -> Tensor:
     """Keys (0) or values (1) that a sequence sees: the prefix's, what it continues, its own."""
     every = [*([] if prefix is None else [prefix[which]]), *parts]
     return every[0] if len(every) == 1 else torch.cat(every, dim=1)
