@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from danlu.cli.main import main
+from danlu.core.errors import UsageError
 from danlu.data.templates import Template
 from danlu.engine.local import LocalEngine
+from danlu.engine.protocol import ScoreRequest
 from danlu.evaluate.metrics import measure
 from danlu.evaluate.metrics.perplexity import EngineScorer
 from danlu.models.loading import load_model, load_tokenizer
@@ -55,6 +57,18 @@ def test_it_is_the_loss_of_each_token_in_its_window(model: Path, size: int, stri
     assert means["perplexity"] == pytest.approx(math.exp(loss / sum(map(len, ids))), rel=1e-4)
     octets = sum(len(text.encode()) for text in TEXTS)
     assert means["bits-per-byte"] == pytest.approx(loss / octets / math.log(2), rel=1e-4)
+
+
+def test_token_ids_continue_token_ids_and_no_text(model: Path) -> None:
+    _, tokenizer, scorer = opened(model)
+    before, text = tuple(tokenizer.encode("The furnace takes")), " raw text"
+    ids = tuple(tokenizer.encode(text))
+    asked = [ScoreRequest(key, before, (scored,), per_token=True) for key, scored in (("ids", ids), ("text", text))]
+    found = {item.key: item for item in scorer.engine.score(asked)}
+    assert found["ids"].per_token == found["text"].per_token
+    assert found["ids"].tokens == (len(ids),)
+    with pytest.raises(UsageError, match="token ids can continue token ids only"):
+        list(scorer.engine.score([ScoreRequest("q", "The furnace", (ids,))]))
 
 
 def test_every_family_scores_every_token(tiny_model: Path) -> None:
