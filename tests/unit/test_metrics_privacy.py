@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.core.errors import UsageError
+from danlu.data.personal import find_personal_data, id_checksum, kinds_of_data, luhn
 from danlu.evaluate.metrics import measure
-from danlu.evaluate.metrics.privacy import find_personal_data, id_checksum, kinds_of_data, luhn
 
 FOUND = [
     ("我的电话是13800138000。", "phone", "13800138000"),
