@@ -10,7 +10,7 @@ import pytest
 
 import danlu
 from danlu.cli.main import main
-from danlu.cli.score import split_file
+from danlu.cli.score import option_values, split_file
 from danlu.core.errors import DataError, UsageError
 from danlu.evaluate.metrics import measure
 from danlu.evaluate.predictions import PredictionFile
@@ -122,6 +122,20 @@ def test_the_command_prints_scores_and_json(file: Path, capsys: pytest.CaptureFi
     assert [row["name"] for row in json.loads(told)] == ["f1", "json"]
 
 
+def test_a_pattern_is_no_list_and_a_list_is_one(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["pattern=[a-z]", "must=[world, hello]"], ["--pattern", "[a-z]", "--must", "[world, hello]"]):
+        _, told, _ = run(capsys, str(file), "--metrics", "regex,keywords", *words, "--json")
+        regex, keywords = json.loads(told)
+        assert regex["protocol"] == "has /[a-z]/"
+        assert regex["value"] == keywords["value"] == pytest.approx(100 / 3)
+    assert option_values(["pattern=a=b", "encoder=7", "kinds=[ip]", "min=2"]) == {
+        "pattern": "a=b",
+        "encoder": "7",
+        "kinds": ["ip"],
+        "min": 2,
+    }
+
+
 def test_the_default_are_the_numbers_to_publish(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for package in ("jieba", "sacrebleu"):
         pytest.importorskip(package)
@@ -139,6 +153,8 @@ def test_the_default_are_the_numbers_to_publish(file: Path, capsys: pytest.Captu
         (("FILE", "--metrics", "perplexity"), 2, "--run DIR, or --model NAME"),
         (("FILE", "--metrics", "f1", "--model", "x"), 2, "none of these metrics asks a model"),
         (("FILE", "--metrics", "f1", "output=x", "--output", "y"), 2, "given twice"),
+        (("FILE", "--metrics", "length", "min=few"), 2, "min is a whole number, not 'few'"),
+        (("FILE", "--metrics", "json", "fence=maybe"), 2, "fence is true or false"),
         (("none.jsonl", "--metrics", "f1"), 1, "no such file"),
     ],
 )

@@ -110,7 +110,7 @@ def score(
             "reference_column": reference_column,
         }
         given |= {"output": output, "rows": rows, "run": run, "model": model, "adapter": adapter}
-        measure_file(file, given, _keys(words), as_json=as_json)
+        measure_file(file, given, _joined(words), as_json=as_json)
         return
     if metrics or predict_column or reference_column or output or rows or as_json:
         raise UsageError("no file of predictions is named", hint="danlu score FILE --metrics …")
@@ -238,6 +238,11 @@ def _keys(words: list[str]) -> dict[str, Any]:
     """``key=value`` words, or the same as ``--key value`` and ``--key=value``."""
     from danlu.core.config import parse_overrides
 
+    return parse_overrides(_joined(words))
+
+
+def _joined(words: list[str]) -> list[str]:
+    """``--key value`` and ``--key=value`` as ``key=value``."""
     joined: list[str] = []
     rest = list(words)
     while rest:
@@ -246,7 +251,7 @@ def _keys(words: list[str]) -> dict[str, Any]:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
             word = f"{word}={value}"
         joined.append(word.removeprefix("--"))
-    return parse_overrides(joined)
+    return joined
 
 
 @app.callback(invoke_without_command=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from danlu.core.config import parse_overrides
 from danlu.core.console import out
 from danlu.core.errors import UsageError
 
@@ -27,7 +28,20 @@ def split_file(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return file, rest
 
 
-def measure_file(file: str, given: Mapping[str, Any], words: Mapping[str, Any], *, as_json: bool) -> None:
+def option_values(words: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` words; values are read as YAML, but those of options that are text are kept as they are written.
+
+    So ``pattern=[A-D]`` is a regular expression and not a list.
+    """
+    from danlu.evaluate.metrics import METRICS
+    from danlu.evaluate.metrics.choosing import text_options
+
+    plain = text_options(METRICS)
+    texts = {key: text for key, equals, text in (word.partition("=") for word in words) if equals and key in plain}
+    return {**parse_overrides(word for word in words if word.partition("=")[0] not in texts), **texts}
+
+
+def measure_file(file: str, given: Mapping[str, Any], words: Sequence[str], *, as_json: bool) -> None:
     """Measure a file of predictions and print its scores.
 
     Args:
@@ -43,9 +57,10 @@ def measure_file(file: str, given: Mapping[str, Any], words: Mapping[str, Any], 
     from danlu.verbs.score_file import score_file, summary
 
     told = {name: value for name, value in given.items() if value}
-    if twice := sorted(told.keys() & words.keys()):
+    values = option_values(words)
+    if twice := sorted(told.keys() & values.keys()):
         raise UsageError(f"{twice[0]} is given twice", where="command line")
-    measured = score_file(file, **told, **words)
+    measured = score_file(file, **told, **values)
     if as_json:
         out.print_json(json.dumps(summary(measured, file), ensure_ascii=False))
     else:

@@ -74,6 +74,28 @@ def options_of(metric: Metric) -> dict[str, inspect.Parameter]:
     return {one.name: one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+_KINDS: dict[str, tuple[type, str]] = {"int": (int, "a whole number"), "bool": (bool, "true or false")}
+
+
+def text_options(table: Registry) -> frozenset[str]:
+    """Options that are plain text in every metric that has them, such as a pattern: never to be read as YAML."""
+    kinds: dict[str, set[str]] = {}
+    for name in table:
+        for option, parameter in options_of(table[name]).items():
+            kinds.setdefault(option, set()).add(str(parameter.annotation))
+    return frozenset(option for option, found in kinds.items() if found <= {"str", "str | Path"})
+
+
+def _check_kind(option: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Refuse a number or a switch that is none; annotations are texts here."""
+    first, _, rest = str(parameter.annotation).partition(" | ")
+    if first not in _KINDS or (rest == "None" and value is None):
+        return
+    kind, words = _KINDS[first]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UsageError(f"{option} is {words}, not {value!r}")
+
+
 def columns_of(choices: Sequence[Choice], table: Registry, pairs: Pairs, options: Mapping[str, Any]) -> list[Column]:
     """All columns that were asked for.
 
@@ -95,6 +117,8 @@ def columns_of(choices: Sequence[Choice], table: Registry, pairs: Pairs, options
                     f"the metric {choice.name} needs {name}=…", hint=f"See `danlu metrics show {choice.name}`."
                 )
         given = {name: options[name] for name in parameters if name in options}
+        for name, value in given.items():
+            _check_kind(name, value, parameters[name])
         made = table[choice.name](pairs, **given)
         columns += [column for column in made if not choice.scores or column.name in choice.scores]
     for column in columns:
