@@ -19,9 +19,22 @@ if TYPE_CHECKING:
     from danlu.verbs.export import export
     from danlu.verbs.merge import merge
     from danlu.verbs.rewards import score
+    from danlu.verbs.score_file import score_file
     from danlu.verbs.train import train
 
-__all__ = ["__version__", "chat", "convert", "demo", "evaluate", "export", "merge", "predict", "score", "train"]
+__all__ = [
+    "__version__",
+    "chat",
+    "convert",
+    "demo",
+    "evaluate",
+    "export",
+    "merge",
+    "predict",
+    "score",
+    "score_file",
+    "train",
+]
 
 _VERBS = {
     "chat": "danlu.verbs.chat",
@@ -32,6 +45,7 @@ _VERBS = {
     "merge": "danlu.verbs.merge",
     "predict": "danlu.verbs.evaluate",
     "score": "danlu.verbs.rewards",
+    "score_file": "danlu.verbs.score_file",
     "train": "danlu.verbs.train",
 }
 

@@ -121,6 +121,18 @@ def test_several_results_of_several_calls_are_usual() -> None:
     assert unusual(Example(Conversation((*turns, Message("assistant", "a"))))) == []
 
 
+def test_personal_data_is_counted_by_kind_with_its_first_place_and_not_repeated(tmp_path: Path) -> None:
+    rows = [alpaca("你好"), alpaca("我的电话", "是13800138000。"), alpaca("写信给a@b.cn", "打13900139000")]
+    path = put(tmp_path, "p.jsonl", [*rows, {"instruction": 13800138000}])
+    told = check(str(path), pii=True).warnings
+    assert sorted(told) == [
+        f"personal data (email) in 1 row, the first is {path}:3",
+        f"personal data (phone) in 2 rows, the first is {path}:2",
+    ]
+    assert check(str(path)).warnings == ()
+    assert check(str(path), pii=True).good == 3
+
+
 def test_repeated_rows_are_noted(tmp_path: Path) -> None:
     put(tmp_path, "a.jsonl", [alpaca("1"), alpaca("1"), alpaca("2")])
     put(tmp_path, "b.jsonl", [{"question": "1", "answer": "a"}])

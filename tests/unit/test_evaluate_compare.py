@@ -43,6 +43,15 @@ def test_the_other_way_round_is_worse():
     assert step_text(found) == "−100.00"
 
 
+def test_less_is_better_where_it_is_and_a_length_is_neither():
+    worse, better = [f"{text}13800138000" for text in GOLD], GOLD
+    comparison = compare(*(measure(texts, None, ("pii-phone", "length")) for texts in (worse, better)))
+    verdicts = {change.name: change.verdict for change in comparison.changes}
+    assert verdicts == {"pii-phone": "better", "length-ok": "untested", "length": "untested"}
+    back = compare(*(measure(texts, None, "pii-phone") for texts in (better, worse)))
+    assert back.changes[0].verdict == "worse"
+
+
 def test_no_change_is_the_same():
     found = change("rouge-l", GOLD, GOLD)
     assert (found.verdict, found.step, found.difference.p_value) == ("same", 0.0, 1.0)

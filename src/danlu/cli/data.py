@@ -97,6 +97,7 @@ def check_datasets(
         Path | None, typer.Option(help="Write the usable rows to this JSON-lines file.", metavar="FILE")
     ] = None,
     stage: StageOption = None,
+    pii: Annotated[bool, typer.Option("--pii", help="Also warn of personal data in usable rows.")] = False,
     show: Annotated[int, typer.Option(help="Bad rows to print; 0 prints all of them.", min=0)] = _SHOWN,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,7 +110,7 @@ def check_datasets(
 
     if write_good is not None and len(names) > 1:
         raise UsageError("--write-good is for one dataset", hint="Check them one by one.")
-    reports = [check(name, dataset_dir=dataset_dir, write_good=write_good, stage=stage) for name in names]
+    reports = [check(name, dataset_dir=dataset_dir, write_good=write_good, stage=stage, pii=pii) for name in names]
     if as_json:
         _print_json([_check_value(report) for report in reports])
     else:

@@ -10,6 +10,7 @@ import typer
 
 from danlu import __version__
 from danlu.cli.data import app as data_app
+from danlu.cli.metrics import app as metrics_app
 from danlu.cli.models import app as models_app
 from danlu.cli.preview import preview
 from danlu.core.errors import UsageError, explained
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.add_typer(metrics_app, name="metrics")
 data_app.command("preview")(preview)
 
 Run = Annotated[str | None, typer.Option("--run", help="run directory, or one of its checkpoints")]
@@ -82,13 +84,41 @@ def predict(context: typer.Context, run: Run = None, model: Model = None, adapte
 
 
 @app.command(context_settings=WORDS)
-def score(context: typer.Context, run: Run = None, model: Model = None, adapter: Adapters = None) -> None:
-    """Score the answers of a dataset with a reward model: --run RM dataset=… [output_dir=… max_samples=…]."""
+def score(
+    context: typer.Context,
+    run: Run = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    metrics: Annotated[str | None, typer.Option(help="sets, metrics or scores, with commas; standard if none")] = None,
+    predict_column: Annotated[str | None, typer.Option("--predict-column", help="where the answers are")] = None,
+    reference_column: Annotated[str | None, typer.Option("--reference-column", help="of what was wanted")] = None,
+    output: Annotated[str | None, typer.Option(help="JSON file for the scores")] = None,
+    rows: Annotated[str | None, typer.Option(help="JSON lines file for the rows with the scores of each")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Measure a file of predictions: FILE [--metrics bleu,rouge-l,f1] [OPTION=VALUE …]; see danlu metrics list.
+
+    Without FILE: score the answers of a dataset with a reward model, --run RM dataset=… [output_dir=… max_samples=…].
+    """
+    from danlu.cli.score import measure_file, split_file
+
+    file, words = split_file(context.args)
+    if file is not None:
+        given: dict[str, Any] = {
+            "metrics": metrics,
+            "predict_column": predict_column,
+            "reference_column": reference_column,
+        }
+        given |= {"output": output, "rows": rows, "run": run, "model": model, "adapter": adapter}
+        measure_file(file, given, _joined(words), as_json=as_json)
+        return
+    if metrics or predict_column or reference_column or output or rows or as_json:
+        raise UsageError("no file of predictions is named", hint="danlu score FILE --metrics …")
     from danlu.core.console import out
     from danlu.verbs.rewards import score as write
 
-    file = write(run, model=model, adapter=adapter or (), **_keys(context.args))
-    out.print(str(file), markup=False, soft_wrap=True)
+    written = write(run, model=model, adapter=adapter or (), **_keys(context.args))
+    out.print(str(written), markup=False, soft_wrap=True)
 
 
 @app.command(context_settings=WORDS)
@@ -208,6 +238,11 @@ def _keys(words: list[str]) -> dict[str, Any]:
     """``key=value`` words, or the same as ``--key value`` and ``--key=value``."""
     from danlu.core.config import parse_overrides
 
+    return parse_overrides(_joined(words))
+
+
+def _joined(words: list[str]) -> list[str]:
+    """``--key value`` and ``--key=value`` as ``key=value``."""
     joined: list[str] = []
     rest = list(words)
     while rest:
@@ -216,7 +251,7 @@ def _keys(words: list[str]) -> dict[str, Any]:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
             word = f"{word}={value}"
         joined.append(word.removeprefix("--"))
-    return parse_overrides(joined)
+    return joined
 
 
 @app.callback(invoke_without_command=True)

@@ -25,6 +25,7 @@ from danlu.data.loading import (
     shape_of,
     unnamed_columns,
 )
+from danlu.data.personal import find_personal_data, texts_of
 from danlu.data.rows import WHOLE_FILE, BadRow, RawRow
 from danlu.data.schema import (
     Conversation,
@@ -63,8 +64,11 @@ class CheckReport:
 
 
 class _Tally:
-    def __init__(self, stage: str | None) -> None:
+    def __init__(self, stage: str | None, pii: bool = False) -> None:
         self.stage = stage
+        self.pii = pii
+        self.personal: Counter[str] = Counter()
+        self.first: dict[str, Origin] = {}
         self.labels: set[bool] = set()
         self.prompts: set[Conversation] = set()
         self.bad: list[BadRow] = []
@@ -85,6 +89,21 @@ class _Tally:
             if len(self.prompts) < 2:
                 self.prompts.add(prompt_of(row))
 
+    def look_for_personal_data(self, raw: RawRow) -> None:
+        """Count the kinds of personal data of a usable row, and note where the first of each is."""
+        if not self.pii:
+            return
+        for kind in {found.kind for text in texts_of(raw.value) for found in find_personal_data(text)}:
+            self.personal[kind] += 1
+            self.first.setdefault(kind, raw.origin)
+
+    def personal_warnings(self) -> list[str]:
+        """Rows with personal data by kind; the data themselves are not repeated."""
+        return [
+            f"personal data ({kind}) in {count:,} row{'s' if count > 1 else ''}, the first is {self.first[kind]}"
+            for kind, count in self.personal.most_common()
+        ]
+
     def stage_warnings(self) -> list[str]:
         """What the stage would stumble over in the dataset as a whole."""
         found = []
@@ -99,7 +118,12 @@ class _Tally:
 
 
 def check(
-    name: str, *, dataset_dir: DatasetDir = "data", write_good: Path | None = None, stage: str | None = None
+    name: str,
+    *,
+    dataset_dir: DatasetDir = "data",
+    write_good: Path | None = None,
+    stage: str | None = None,
+    pii: bool = False,
 ) -> CheckReport:
     """Look at every row of a dataset.
 
@@ -108,6 +132,7 @@ def check(
         dataset_dir: folder with dataset_info.json.
         write_good: JSON-lines file for the usable rows, as they are.
         stage: rows that this stage cannot train on are bad; None takes every kind.
+        pii: also warn of phone numbers, e-mail and IP addresses, ID and bank cards in usable rows.
 
     Raises:
         UsageError: for an unknown stage.
@@ -119,7 +144,7 @@ def check(
     paths = source.files()
     if write_good is not None and write_good.resolve() in [path.resolve() for path in paths]:
         raise DataError("good rows would overwrite the dataset", where=str(write_good))
-    tally = _Tally(stage)
+    tally = _Tally(stage, pii)
     files: list[tuple[str, str, int]] = []
     with _lines(write_good) as stream:
         for path in paths:
@@ -141,6 +166,7 @@ def check(
             *checksum_warnings(source, paths),
             *column_warnings(source, tally.ignored),
             *tally.stage_warnings(),
+            *tally.personal_warnings(),
         ),
     )
 
@@ -170,8 +196,10 @@ def _check_file(path: Path, source: Source, tally: _Tally, stream: TextIO | None
             tally.bad.append(row)
             continue
         tally.good(row)
-        if stream is not None and isinstance(item, RawRow):
-            stream.write(_line(item.value))
+        if isinstance(item, RawRow):
+            tally.look_for_personal_data(item)
+            if stream is not None:
+                stream.write(_line(item.value))
     return str(path), shape.format, count
 
 

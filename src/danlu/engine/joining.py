@@ -68,10 +68,19 @@ def join(request: ScoreRequest, renderer: Renderer, start: int, room: int) -> Jo
     return Joined(request, tuple(whole[0][cut:common]), branches, cut)
 
 
-def _ids(prompt: Prompt, texts: Sequence[str], renderer: Renderer) -> list[list[int]]:
+def _ids(prompt: Prompt, continuations: Sequence[str | tuple[int, ...]], renderer: Renderer) -> list[list[int]]:
     if isinstance(prompt, tuple):
-        return [[*prompt, *(renderer.content_ids(text) if text else ())] for text in texts]
+        return [[*prompt, *_behind_ids(continuation, renderer)] for continuation in continuations]
+    texts = [continuation for continuation in continuations if isinstance(continuation, str)]
+    if len(texts) < len(continuations):
+        raise UsageError("token ids can continue token ids only: a text is tokenised together with what follows it")
     return renderer.continued(prompt, texts)
+
+
+def _behind_ids(continuation: str | tuple[int, ...], renderer: Renderer) -> Sequence[int]:
+    if isinstance(continuation, tuple):
+        return continuation
+    return renderer.content_ids(continuation) if continuation else ()
 
 
 def shared(first: Sequence[Any], *others: Sequence[Any]) -> int:

@@ -112,13 +112,13 @@ class ScoreRequest:
         continuations: texts that follow the prompt directly, at least one; none is empty. Prompt and continuation are
             tokenised as one text. What is scored are the tokens behind those that all joined texts and the prompt
             alone begin with, so that tokens which merge across the seam count and every continuation is measured
-            from the same place.
+            from the same place. Behind token ids a continuation may be token ids too, which are scored as they are.
         per_token: also give the log-probability of each token.
     """
 
     key: str
     prompt: Prompt
-    continuations: tuple[str, ...]
+    continuations: tuple[str | tuple[int, ...], ...]
     per_token: bool = False
 
 

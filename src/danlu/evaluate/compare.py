@@ -10,6 +10,7 @@ from rich.text import Text
 
 from danlu.core.errors import UsageError
 from danlu.evaluate.metrics import Column, Measurement, Score
+from danlu.evaluate.metrics.catalogue import direction_of
 from danlu.evaluate.results import interval, number
 from danlu.evaluate.statistics import Difference, paired_difference
 
@@ -42,12 +43,16 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse``, ``same`` (not distinguishable at 5 %) or ``untested``."""
-        if self.difference is None:
+        """``better``, ``worse``, ``same`` (not distinguishable at 5 %) or ``untested``.
+
+        A score whose better values depend on what is wanted, such as a length, is untested too.
+        """
+        direction = direction_of(self.name)
+        if self.difference is None or direction == "none":
             return "untested"
         if self.difference.p_value >= SIGNIFICANT or self.step == 0:
             return "same"
-        return "better" if self.step > 0 else "worse"
+        return "better" if (self.step > 0) == (direction == "higher") else "worse"
 
 
 @dataclass(frozen=True, slots=True)

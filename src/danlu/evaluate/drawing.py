@@ -121,9 +121,10 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def bar(value: float, low: float, high: float, scale: float) -> Bar:
-    """A score with its interval as a bar, cut to the scale."""
+    """A score with its interval as a bar, cut to the scale; a score without one reaches as far as its interval."""
+    whole = scale or max(value, high, 1.0)
     length, start, end = (
-        round(min(100.0, max(0.0, 100 * number / scale)), 2) if math.isfinite(number) else 0.0
+        round(min(100.0, max(0.0, 100 * number / whole)), 2) if math.isfinite(number) else 0.0
         for number in (value, low, high)
     )
     return Bar(length, start, end)

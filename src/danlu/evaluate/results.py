@@ -70,7 +70,7 @@ def print_scores(measurement: Measurement, title: str | None = None) -> None:
 
 
 def number(value: float, scale: float = 100.0) -> str:
-    """A score as it is shown: two digits on a scale of 100, four on a scale of 1."""
+    """A score as it is shown: two digits on a scale of 100, four on a scale of 1 or none."""
     if not math.isfinite(value):
         return "–"
     return f"{value:.2f}" if scale > 1 else f"{value:.4f}"

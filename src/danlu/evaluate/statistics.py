@@ -134,6 +134,12 @@ def bootstrap_interval(
     return percentile_interval(draws, level=level)
 
 
+def standard_error(values: ArrayLike) -> float:
+    """Of a mean: the sample's standard deviation (with n - 1) over √n; NaN for a single value."""
+    rows = np.asarray(values, dtype=np.float64)
+    return float(rows.std(ddof=1) / math.sqrt(len(rows))) if len(rows) > 1 else math.nan
+
+
 def wilson_interval(successes: int, n: int, *, level: float = LEVEL) -> Interval:
     """Score interval of a proportion; sensible at 0 and 1, where a bootstrap has no width.
 

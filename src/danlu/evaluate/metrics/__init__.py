@@ -1,25 +1,28 @@
 """Metrics by name, and the two sets people ask for.
 
 ``compat`` has the numbers of ChatGLM-Efficient-Tuning and LLaMA-Factory digit for digit; ``standard`` has
-corpus scores with signatures and intervals. Another package adds metrics through the entry-point group
-``danlu.metrics``: a function ``(Pairs) -> tuple[Column, ...]``.
+corpus scores with signatures and intervals. Single metrics and single scores can be asked for by name, see
+:mod:`danlu.evaluate.metrics.choosing`. Another package adds metrics through the entry-point group
+``danlu.metrics``: a function ``(Pairs) -> tuple[Column, ...]`` whose keyword-only parameters are its options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from danlu.core.errors import UsageError, did_you_mean
 from danlu.core.registry import Registry
+from danlu.evaluate.metrics.choosing import choose, columns_of
 from danlu.evaluate.metrics.column import Column, Pairs
 from danlu.evaluate.statistics import Interval, bootstrap_sums
 
 __all__ = ["METRICS", "METRIC_SETS", "Column", "Measurement", "Pairs", "Score", "measure"]
 
-_COMPAT, _STANDARD = "danlu.evaluate.metrics.compat", "danlu.evaluate.metrics.standard"
+_ROOM = "danlu.evaluate.metrics"
+_COMPAT, _STANDARD = f"{_ROOM}.compat", f"{_ROOM}.standard"
 
 METRICS = Registry(
     "metric",
@@ -35,6 +38,21 @@ METRICS = Registry(
         "accuracy": f"{_STANDARD}:accuracy",
         "f1": f"{_STANDARD}:token_f1",
         "distinct": f"{_STANDARD}:distinct",
+        "set-f1": f"{_ROOM}.labels:set_f1",
+        "label-f1": f"{_ROOM}.labels:label_f1",
+        "self-bleu": f"{_ROOM}.self_bleu:self_bleu",
+        "regex": f"{_ROOM}.form:regex",
+        "length": f"{_ROOM}.form:length",
+        "keywords": f"{_ROOM}.form:keywords",
+        "layout": f"{_ROOM}.form:layout",
+        "language": f"{_ROOM}.form:language",
+        "json": f"{_ROOM}.structured:json",
+        "json-schema": f"{_ROOM}.structured:json_schema",
+        "pii": f"{_ROOM}.privacy:pii",
+        "calibration": f"{_ROOM}.calibration:calibration",
+        "bertscore": f"{_ROOM}.embeddings:bertscore",
+        "cosine": f"{_ROOM}.embeddings:cosine",
+        "perplexity": f"{_ROOM}.perplexity:perplexity",
     },
 )
 
@@ -56,7 +74,7 @@ class Score:
         n: rows it was taken over.
         protocol: what exactly was computed.
         interval: how the interval was made.
-        scale: the best possible value, 100 or 1.
+        scale: the largest possible value, 100 or 1; 0 where there is none.
     """
 
     name: str
@@ -102,26 +120,30 @@ class Measurement:
 
 def measure(
     predictions: Sequence[str],
-    references: Sequence[str],
+    references: Sequence[str] | None,
     metrics: str | Iterable[str] = "compat",
     *,
     seed: int = 42,
+    options: Mapping[str, Any] | None = None,
+    fields: Mapping[str, Sequence[Any]] | None = None,
 ) -> Measurement:
     """Score answers against references.
 
     Args:
         predictions: the answers, in dataset order.
-        references: what was wanted, one for each answer.
-        metrics: the name of a set, or names of metrics.
+        references: what was wanted, one for each answer; None where no metric needs them.
+        metrics: the name of a set, a metric or a score; or several, as a list or with commas.
         seed: of the intervals.
+        options: options of the metrics; each goes to every metric that has it.
+        fields: further columns of the predictions, for metrics that ask for one.
 
     Raises:
-        UsageError: for an unknown name, no rows, or unequal numbers of rows.
-        MissingDependency: when jieba or sacrebleu is needed and absent.
+        UsageError: for an unknown name or option, no rows, or unequal numbers of rows.
+        MissingDependency: when an optional package is needed and absent.
     """
-    names, label = _resolve(metrics)
-    pairs = Pairs(tuple(predictions), tuple(references))
-    columns = tuple(column for name in names for column in METRICS[name](pairs))
+    choices, label = choose(metrics, METRICS, METRIC_SETS)
+    pairs = Pairs(predictions, references, fields)
+    columns = tuple(columns_of(choices, METRICS, pairs, options or {}))
     scores = []
     for column, interval in zip(columns, _intervals(columns, seed)):
         scores.append(
@@ -149,15 +171,3 @@ def _intervals(columns: Sequence[Column], seed: int) -> list[Interval]:
         intervals.append(column.interval(sums[:, start : start + width]))
         start += width
     return intervals
-
-
-def _resolve(metrics: str | Iterable[str]) -> tuple[tuple[str, ...], str]:
-    if not isinstance(metrics, str):
-        return tuple(metrics), "custom"
-    if metrics in METRIC_SETS:
-        return METRIC_SETS[metrics], metrics
-    if metrics in METRICS:
-        return (metrics,), "custom"
-    known = [*METRIC_SETS, *METRICS]
-    hint = did_you_mean(metrics, known) or f"Known: {', '.join(known)}."
-    raise UsageError(f"there is no metric set or metric {metrics!r}", hint=hint)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,20 +26,56 @@ from danlu.evaluate.statistics import (
 class Pairs:
     """Predictions beside their references, in dataset order.
 
+    Args:
+        predictions: the answers.
+        references: what was wanted, one for each; None where nobody knows.
+        fields: further columns of the file, by name, one value for each row.
+
     Raises:
-        UsageError: when there are none, or not equally many of both.
+        UsageError: when there are no predictions, or not equally many of both; on use, when a metric needs
+            references or a field that are not there.
     """
 
-    def __init__(self, predictions: list[str] | tuple[str, ...], references: list[str] | tuple[str, ...]) -> None:
-        if len(predictions) != len(references):
+    def __init__(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str] | None,
+        fields: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        if references is not None and len(predictions) != len(references):
             raise UsageError(f"{len(predictions)} predictions cannot be compared with {len(references)} references")
         if not predictions:
             raise UsageError("there is nothing to measure: no predictions")
         self.predictions = tuple(predictions)
-        self.references = tuple(references)
+        self._references = None if references is None else tuple(references)
+        self.fields = dict(fields or {})
 
     def __len__(self) -> int:
         return len(self.predictions)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What was wanted, one for each prediction."""
+        if self._references is None:
+            raise UsageError(
+                "there are no references to compare the predictions with",
+                hint="Name their column with --reference-column, or choose metrics that need none.",
+            )
+        return self._references
+
+    def numbers(self, field: str) -> Floats:
+        """A further column as numbers, shape (n,).
+
+        Raises:
+            UsageError: when there is no such column, or one of its values is no number.
+        """
+        if field not in self.fields:
+            known = ", ".join(self.fields) or "none"
+            raise UsageError(f"there is no column {field!r}", hint=f"Further columns of these predictions: {known}.")
+        try:
+            return np.array([float(value) for value in self.fields[field]])
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the column {field!r} does not hold numbers only ({error})") from error
 
     def each(self, score: Callable[[str, str], float]) -> list[float]:
         """``score(prediction, reference)`` of every row."""
@@ -47,8 +83,8 @@ class Pairs:
 
     @cached_property
     def chinese(self) -> bool:
-        """Whether at least half of the references hold an ideograph."""
-        return mostly_chinese(self.references)
+        """Whether at least half of the references (without any: of the predictions) hold an ideograph."""
+        return mostly_chinese(self.predictions if self._references is None else self._references)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +95,7 @@ class Column:
         name: as in result files, for instance ``bleu-4``.
         rows: per-row values, shape (n,), in the unit of the score.
         protocol: what exactly was computed; two scores compare only if this is equal.
-        scale: the best possible value, 100 or 1.
+        scale: the largest possible value, 100 or 1; 0 where there is none, as for a perplexity.
         kind: ``mean`` of the rows; ``share`` of rows that are right (rows are 0 or ``scale``);
             ``corpus``: an aggregate of summed statistics; ``pool``: a property of all answers together.
         statistics: shape (n, k), summed before ``aggregate``; the rows themselves for a mean.
@@ -108,7 +144,7 @@ class Column:
             return Interval(unit.low * self.scale, unit.high * self.scale, unit.method)
         if self.kind == "pool":
             wide = jackknife_interval(self.value, self.summed[:, 0])
-            return Interval(max(0.0, wide.low), min(self.scale, wide.high), wide.method)
+            return Interval(max(0.0, wide.low), min(self.scale or wide.high, wide.high), wide.method)
         return percentile_interval(self.aggregate(sums, len(self.rows)))
 
 

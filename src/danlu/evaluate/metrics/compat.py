@@ -9,7 +9,9 @@ punctuation counts, and a mean of sentence scores is not corpus BLEU. The set ``
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
+from danlu.core.errors import UsageError
 from danlu.evaluate.metrics.column import Column, Pairs, mean_column, share_column
 from danlu.evaluate.metrics.ngrams import character_bleu, common_subsequence, ngrams
 from danlu.evaluate.metrics.words import cut, segmenter
@@ -18,10 +20,22 @@ _SENTENCE_END = re.compile("([。！？?])([^”’])")
 _SIX_DOTS = re.compile(r"(\.{6})([^”’])")
 
 
-def rouge(pairs: Pairs) -> tuple[Column, ...]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L F as rouge-chinese 1.0.3 scores them, ×100, each row rounded."""
-    rows = [rouge_row(*pair) for pair in zip(pairs.predictions, pairs.references)]
-    protocol = f"as rouge-chinese 1.0.3|tok:{segmenter().name}|mean of rounded rows"
+def rouge(pairs: Pairs, *, units: str = "word") -> tuple[Column, ...]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L F as rouge-chinese 1.0.3 scores them, ×100, each row rounded.
+
+    Args:
+        pairs: answers and references.
+        units: ``word`` as jieba cuts them, which is what the old tools do, or ``character``.
+
+    Raises:
+        UsageError: for other units.
+    """
+    if units not in ("word", "character"):
+        raise UsageError(f"unknown units {units!r}", hint="Known: word, character.")
+    split: Callable[[str], Sequence[str]] = cut if units == "word" else tuple
+    rows = [rouge_row(*pair, split=split) for pair in zip(pairs.predictions, pairs.references)]
+    name = segmenter().name if units == "word" else "char"
+    protocol = f"as rouge-chinese 1.0.3|tok:{name}|mean of rounded rows"
     return tuple(
         mean_column(name, [row[place] for row in rows], protocol)
         for place, name in enumerate(("rouge-1", "rouge-2", "rouge-l"))
@@ -43,9 +57,17 @@ def accuracy(pairs: Pairs) -> tuple[Column, ...]:
     return (share_column("accuracy", right, "starts with the reference|tok:letters", 1.0),)
 
 
-def rouge_row(prediction: str, reference: str) -> tuple[float, float, float]:
-    """ROUGE-1, 2, L of one row, ×100 and rounded to four digits; zeros when either has no word."""
-    hypothesis, gold = _words(prediction), _words(reference)
+def rouge_row(
+    prediction: str, reference: str, *, split: Callable[[str], Sequence[str]] = cut
+) -> tuple[float, float, float]:
+    """ROUGE-1, 2, L of one row, ×100 and rounded to four digits; zeros when either has no word.
+
+    Args:
+        prediction: the answer.
+        reference: what was wanted.
+        split: cuts a text into what the package gets as words.
+    """
+    hypothesis, gold = _words(split(prediction)), _words(split(reference))
     if not hypothesis or not gold:
         return 0.0, 0.0, 0.0
     scores = [
@@ -64,14 +86,14 @@ def _f_measure(overlap: int, predicted: int, expected: int) -> float:
     return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
 
 
-def _words(text: str) -> list[str]:
+def _words(pieces: Sequence[str]) -> list[str]:
     """The words the package sees; none when there is only white space.
 
-    It gets jieba's words joined by spaces, breaks that into lines after sentence ends, and splits each
+    It gets these pieces joined by spaces, breaks that into lines after sentence ends, and splits each
     line at single spaces. So six dots are torn off the word they end, and a line of white space alone,
     which needs a line break in the text, counts as one empty word.
     """
-    joined = " ".join(cut(text))
+    joined = " ".join(pieces)
     words = joined.split()
     if not words or ("\n" not in joined and "......" not in joined):
         return words

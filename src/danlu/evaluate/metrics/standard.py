@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
-from danlu.core.errors import MissingDependency
+from danlu.core.errors import UsageError
 from danlu.evaluate.metrics.column import Column, Pairs, mean_column, share_column
 from danlu.evaluate.metrics.ngrams import common_subsequence, ngrams, shared
+from danlu.evaluate.metrics.packages import sacrebleu_metrics
 from danlu.evaluate.metrics.words import NORMALISATION, content_units, content_words, normalise, segmenter
 from danlu.evaluate.statistics import Floats
 
@@ -24,16 +24,30 @@ _CHRF_ORDER, _CHRF_BETA = 6, 2
 _TINY = 1e-16
 
 
-def bleu(pairs: Pairs) -> tuple[Column, ...]:
+TOKENIZERS = ("auto", "zh", "13a", "char", "intl", "none")
+
+
+def bleu(pairs: Pairs, *, tokenize: str = "auto") -> tuple[Column, ...]:
     """Corpus BLEU by sacrebleu: tokenizer ``zh`` when most references hold ideographs, else ``13a``.
 
     Rows carry sentence BLEU for a reading order; the score and its interval come from the summed counts
     (Post 2018; resampling as in Koehn 2004).
+
+    Args:
+        pairs: answers and references.
+        tokenize: one of sacrebleu's tokenizers, or ``auto``.
+
+    Raises:
+        UsageError: for another tokenizer.
     """
-    metric = _sacrebleu().BLEU(tokenize="zh" if pairs.chinese else "13a", effective_order=True)
+    if tokenize not in TOKENIZERS:
+        raise UsageError(f"unknown tokenizer {tokenize!r}", hint=f"Known: {', '.join(TOKENIZERS)}.")
+    if tokenize == "auto":
+        tokenize = "zh" if pairs.chinese else "13a"
+    metric = sacrebleu_metrics().BLEU(tokenize=tokenize, effective_order=True)
     scored = [metric.sentence_score(mine, [gold]) for mine, gold in zip(pairs.predictions, pairs.references)]
     statistics = np.array([[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in scored], np.float64)
-    corpus = _sacrebleu().BLEU(tokenize="zh" if pairs.chinese else "13a")
+    corpus = sacrebleu_metrics().BLEU(tokenize=tokenize)
     score = corpus.corpus_score(list(pairs.predictions), [list(pairs.references)])
     return (
         Column(
@@ -70,7 +84,7 @@ def corpus_bleu(sums: Floats, _n: int) -> Floats:
 
 def chrf(pairs: Pairs) -> tuple[Column, ...]:
     """ChrF (character n-grams up to 6, β = 2) over the corpus, equal to sacrebleu's (Popović 2015)."""
-    metric = _sacrebleu().CHRF()
+    metric = sacrebleu_metrics().CHRF()
     score = metric.corpus_score(list(pairs.predictions), [list(pairs.references)])
     statistics = np.array([_chrf_counts(*pair) for pair in zip(pairs.predictions, pairs.references)], np.float64)
     return (
@@ -208,11 +222,3 @@ def _distinct(texts: list[tuple[str, ...]], order: int) -> Column:
 def _compact(text: str) -> str:
     """Normalised, and without the spaces that only part ideographs."""
     return " ".join(content_units(normalise(text)))
-
-
-def _sacrebleu() -> Any:
-    try:
-        import sacrebleu.metrics
-    except ImportError as error:
-        raise MissingDependency("sacrebleu", "for corpus BLEU and chrF", "metrics") from error
-    return sacrebleu.metrics
