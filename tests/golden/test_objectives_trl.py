@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from tiny import build_model, build_tokenizer  # noqa: E402
 
 from danlu.core.config import build  # noqa: E402
+from danlu.models.abilities import examine  # noqa: E402
 from danlu.tune.batches import Batch, lay_out  # noqa: E402
 from danlu.tune.config import TrainConfig  # noqa: E402
-from danlu.tune.learner import Learner, examine  # noqa: E402
+from danlu.tune.learner import Learner  # noqa: E402
 from danlu.tune.objectives.pairs import answers  # noqa: E402
 
 pytestmark = [pytest.mark.golden, pytest.mark.filterwarnings("ignore")]

@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification
 
 from danlu.core.errors import ModelError
 from danlu.engine.protocol import Completion, GenerationOptions, Request
+from danlu.models.abilities import Abilities, examine
 from danlu.models.adapters import attach, merge
 from danlu.models.chatglm.v1.places import following
 from danlu.models.export import export
@@ -32,7 +33,7 @@ from danlu.models.runs import plain_model
 from danlu.models.value_head import ValueHead
 from danlu.models.weights import save_weights
 from danlu.tune.batches import Batch, lay_out
-from danlu.tune.learner import Abilities, Learner, examine
+from danlu.tune.learner import Learner
 
 pytestmark = pytest.mark.model
 

@@ -15,10 +15,10 @@ from probes import logits_of, token_batch
 from tiny import build_tokenizer
 from tuning import losses, tune, write_rows
 
+from danlu.models.abilities import examine
 from danlu.models.chatglm.convert import RECORD
 from danlu.models.loading import load_model, model_folder
 from danlu.models.runs import open_run
-from danlu.tune.learner import examine
 from danlu.verbs.export import export
 
 pytestmark = pytest.mark.model

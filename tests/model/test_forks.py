@@ -12,10 +12,11 @@ import torch
 from tiny import build_config, build_model, build_tokenizer
 
 from danlu.core.config import build
+from danlu.models.abilities import Abilities, examine
 from danlu.models.prefix import PrefixEncoder, PrefixShape
 from danlu.tune.batches import Batch, lay_out
 from danlu.tune.config import TrainConfig
-from danlu.tune.learner import Abilities, Learner, examine
+from danlu.tune.learner import Learner
 from danlu.tune.objectives.pairs import answers
 
 pytestmark = pytest.mark.model

@@ -10,11 +10,14 @@ import pytest
 import torch
 from methods_tried import METHODS, Watch, kind_of
 from probes import logits_of, token_batch
+from scored import assert_right, requests
 from tiny import FAMILIES
 from tuning import history, losses, tune, weights
 
 from danlu.core.config import build
 from danlu.core.errors import ConfigError, DanluError, ModelError
+from danlu.data.templates import Template
+from danlu.engine.local import LocalEngine
 from danlu.models.adapters import merge
 from danlu.models.loading import load_model
 from danlu.models.runs import open_run
@@ -47,6 +50,7 @@ def test_method(
     opened, tokenizer = open_run(run).load()
     torch.testing.assert_close(logits_of(opened, ids), in_memory, rtol=1e-4, atol=1e-4)
     assert tokenizer.chat_template
+    assert_right(LocalEngine(opened, tokenizer, Template(tokenizer)), requests()[:4])
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["method"] == kind
     if methods.family(kind).kind in ("peft", "prompt"):

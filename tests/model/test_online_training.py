@@ -248,10 +248,11 @@ def test_the_first_weights_can_be_put_back(method: str, tiny_models: dict[str, P
     from probes import token_batch
 
     from danlu.core.config import build
+    from danlu.models.abilities import examine
     from danlu.tune import methods
     from danlu.tune.batches import lay_out
     from danlu.tune.initial import InitialWeights
-    from danlu.tune.learner import Learner, examine
+    from danlu.tune.learner import Learner
 
     config = build(TrainConfig, METHODS[method], where="test")
     model = load_model(tiny_models["llama"], dtype="float32")

@@ -11,10 +11,11 @@ import torch
 from danlu.data.encode import EncodingReport
 from danlu.data.templates import Encoded
 from danlu.data.tokens import Item, TokenStore, write_store
+from danlu.models.abilities import Abilities, examine
 from danlu.models.attention import packed_attention
 from danlu.tune.batches import collate
 from danlu.tune.head import summed_cross_entropy
-from danlu.tune.learner import Abilities, Learner, examine
+from danlu.tune.learner import Learner
 
 pytestmark = pytest.mark.model
 

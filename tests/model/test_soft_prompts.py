@@ -15,6 +15,7 @@ from tuning import tune, write_rows
 from danlu.core.config import build
 from danlu.core.errors import ConfigError, ModelError
 from danlu.engine.protocol import Request
+from danlu.models.abilities import examine
 from danlu.models.adapters import attach
 from danlu.models.export import export
 from danlu.models.loading import load_model, load_tokenizer
@@ -24,7 +25,7 @@ from danlu.models.soft_prompt import EncoderShape, PromptShape, SoftPrompt
 from danlu.tune import methods
 from danlu.tune.batches import lay_out
 from danlu.tune.config import TrainConfig
-from danlu.tune.learner import Learner, examine
+from danlu.tune.learner import Learner
 
 pytestmark = pytest.mark.model
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from probes import logits_of, random_prefix, token_batch
+from scored import assert_right, engine_of, requests
 from tuning import losses, tune, write_rows
 from zoo_models import build
 
@@ -19,13 +20,14 @@ from danlu.data.templates import Encoded, Template
 from danlu.data.tokens import Item, TokenStore, write_store
 from danlu.engine.local import LocalEngine
 from danlu.engine.protocol import GenerationOptions, Request
+from danlu.models.abilities import examine
 from danlu.models.adapters import attach, merge
 from danlu.models.layout import decoder_layers
 from danlu.models.loading import load_model, load_tokenizer
 from danlu.models.prefix import PrefixModel, check_prefix
 from danlu.models.zoo import families
 from danlu.tune.batches import collate, lay_out
-from danlu.tune.learner import Learner, examine
+from danlu.tune.learner import Learner
 from danlu.tune.norms import speed_up_norms
 
 pytestmark = pytest.mark.model
@@ -120,6 +122,11 @@ def test_a_prefix_is_seen_in_training_as_in_use(name: str, folder: Path) -> None
         seen = learner.see(lay_out([[(numbers, np.ones(17, dtype=bool))]]))
         found = model.get_output_embeddings()(seen.hidden) if seen.logits is None else seen.logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_are_those_of_full_prompts(name: str, folder: Path) -> None:
+    """Longer than the window of those that have one, behind a beginning that is computed once where that is right."""
+    assert_right(engine_of(folder), [request for request in requests() if request.key != "texts/1"])
 
 
 def test_layers_are_found_whatever_they_are_called(name: str, folder: Path) -> None:

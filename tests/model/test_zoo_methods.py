@@ -12,11 +12,11 @@ from tuning import losses, tune, write_rows
 from zoo_models import build
 
 from danlu.core.errors import ConfigError
+from danlu.models.abilities import examine
 from danlu.models.adapters import attach
 from danlu.models.attention import packed_attention
 from danlu.models.loading import load_model
 from danlu.models.zoo import families
-from danlu.tune.learner import examine
 from danlu.tune.methods import peft_adapters
 from danlu.tune.methods.peft_adapters import linear_names, targets
 

@@ -285,6 +285,38 @@ class Template:
         start = start[:-1] if start and start[-1] == end else start
         return [[*start, *encoded.ids, *([] if end is None else [end])] for encoded in self.encode_pieces(pieces)]
 
+    def continued(self, prompt: Conversation | str, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of a prompt with each of some texts directly behind it; with "" those of the prompt alone.
+
+        Behind a conversation and the header of its answer stands the beginning of an answer, with the white space that
+        the model writes first. A plain text and what continues it are tokenised as one text, with what the tokenizer
+        writes in front of a text. A tokenizer that ends a prompt with control tokens (ChatGLM-6B's) is not asked for
+        one text: the answer is tokenised behind them.
+        """
+        if isinstance(prompt, Conversation):
+            before = self.prompt_pieces(prompt)
+            rows = [[*before, Piece(self.lead + self._control.hide(text), trained=True)] for text in texts]
+            return [encoded.ids for encoded in self.encode_pieces(rows)]
+        front, back = self._around_text
+        if back:
+            rows = [[*(Piece(part, trained=False) for part in (self._control.hide(prompt), back))] for _ in texts]
+            rows = [[*row, Piece(self._control.hide(text), trained=True)] for row, text in zip(rows, texts)]
+        else:
+            rows = [[Piece(self._control.hide(prompt + text), trained=True)] for text in texts]
+        return [[*front, *encoded.ids] for encoded in self.encode_pieces(rows)]
+
+    @cached_property
+    def _around_text(self) -> tuple[list[int], str]:
+        """Ids that the tokenizer writes in front of a text, and control text behind it unless that ends the text."""
+        alone, whole = (self.tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+        starts = range(len(whole) - len(alone) + 1)
+        at = next((place for place in starts if whole[place : place + len(alone)] == alone), None)
+        if at is None or not alone:
+            return [], ""
+        back = whole[at + len(alone) :]
+        ends = bool(back) and back[-1] == self.tokenizer.eos_token_id
+        return whole[:at], "" if ends else str(self.tokenizer.decode(back, skip_special_tokens=False))
+
     def content_text(self, ids: Sequence[int]) -> str:
         """The text of such ids; a character that was cut in its middle is left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip("\ufffd")

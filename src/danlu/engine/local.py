@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, islice
 from typing import Any
 
 from danlu.core.console import warn
+from danlu.core.errors import UsageError
 from danlu.data.schema import Conversation
 from danlu.engine.beams import beam_search
 from danlu.engine.decoding import Row, decode_rows, evaluating, room_of
-from danlu.engine.protocol import GREEDY, Completion, GenerationOptions, Renderer, Request
+from danlu.engine.joining import Joined, join
+from danlu.engine.protocol import (
+    GREEDY,
+    Completion,
+    GenerationOptions,
+    Prompt,
+    Renderer,
+    Request,
+    Scored,
+    ScoreRequest,
+)
+from danlu.engine.scorer import Examined, Scorer
 from danlu.engine.text import TextStream, cut_at_stop, decode, without_lead
 
 WINDOW = 512
 """Requests that are sorted by length at a time."""
+
+SCORE_WINDOW = 256
+"""Requests for scores that are tokenised and computed at a time."""
 
 TOKENS = 16_384
 """Most tokens (prompts and longest answers) of a batch of automatic size."""
@@ -63,6 +79,8 @@ class LocalEngine:
         self._lead: str = getattr(renderer, "lead", "")
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None else next(iter(self._stop_ids), 0)
+        named = (tokenizer.bos_token_id, tokenizer.eos_token_id, self._pad)
+        self._start = next(number for number in named if number is not None)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Answer requests; each completion comes as soon as its row ends, in any order.
@@ -78,12 +96,12 @@ class LocalEngine:
                 yield from self._answer(batch)
 
     def stream(
-        self, prompt: Conversation | Sequence[int], options: GenerationOptions = GREEDY, *, key: str = ""
+        self, prompt: Prompt | Sequence[int], options: GenerationOptions = GREEDY, *, key: str = ""
     ) -> Iterator[str]:
         """Answer one prompt, piece by piece: whole characters, no control tokens, no stop text.
 
         Args:
-            prompt: a conversation or token ids.
+            prompt: a conversation, a plain text or token ids.
             options: how to answer; beams are not streamed but given at once.
             key: decides the random numbers together with ``options.seed``.
         """
@@ -102,6 +120,34 @@ class LocalEngine:
         if rest:
             yield rest
 
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+        """Log-likelihoods of continuations; the scores of a request come as soon as they are known, in any order.
+
+        Requests are read in windows, so an endless iterable works. A prompt that is too long loses its beginning, which
+        is counted in :attr:`cut`.
+
+        Raises:
+            UsageError: for a key that comes twice, and for what :func:`danlu.engine.joining.join` refuses.
+        """
+        waiting, keys = iter(requests), set[str]()
+        scorer = Scorer(self.model, self._examined, self._pad, self.batch_size)
+        while window := list(islice(waiting, SCORE_WINDOW)):
+            for request in window:
+                if request.key in keys:
+                    raise UsageError("two requests have the same key", where=f"request {request.key!r}")
+                keys.add(request.key)
+            yield from scorer.score([self._joined(request) for request in window])
+
+    @cached_property
+    def _examined(self) -> Examined:
+        return Examined.of(self.model)
+
+    def _joined(self, request: ScoreRequest) -> Joined:
+        joined = join(request, self.renderer, self._start, self.context)
+        if joined.cut:
+            self._count_cut(joined.cut, request.key, "a prompt and what continues it do")
+        return joined
+
     def _answer(self, batch: list[Row]) -> Iterator[Completion]:
         with evaluating(self.model):
             if batch[0].options.num_beams > 1:
@@ -117,22 +163,26 @@ class LocalEngine:
         text, _ = cut_at_stop(without_lead(text, self._lead), row.options.stop)
         return Completion(row.key, text, tuple(row.tokens), row.finished or "length", len(row.ids), cut_tokens=row.cut)
 
-    def _row(self, key: str, prompt: Conversation | Sequence[int], options: GenerationOptions) -> Row:
-        ids = self.renderer.prompt(prompt) if isinstance(prompt, Conversation) else list(prompt)
-        ids = ids or [self._pad]
+    def _ids(self, prompt: Prompt | Sequence[int]) -> list[int]:
+        if isinstance(prompt, Conversation):
+            return self.renderer.prompt(prompt)
+        return self.renderer.continued(prompt, [""])[0] if isinstance(prompt, str) else list(prompt)
+
+    def _row(self, key: str, prompt: Prompt | Sequence[int], options: GenerationOptions) -> Row:
+        ids = self._ids(prompt) or [self._start]
         room = max(self.context - options.max_new_tokens, self.context // 2, 1)
         cut = max(len(ids) - room, 0)
         if cut:
             ids = ids[cut:]
-            self._count_cut(cut, key)
+            self._count_cut(cut, key, "a prompt and its answer do")
         limit = max(min(options.max_new_tokens, self.context - len(ids)), 1)
         watch = TextStream(self.tokenizer, options.stop, self._lead) if options.stop else None
         return Row(key, ids, options, limit, cut=cut, watch=watch)
 
-    def _count_cut(self, tokens: int, key: str) -> None:
+    def _count_cut(self, tokens: int, key: str, what: str) -> None:
         if not self.cut.prompts:
             warn(
-                f"a prompt and its answer do not fit into the model's context of {self.context} tokens: "
+                f"{what} not fit into the model's context of {self.context} tokens: "
                 f"the prompt's first {tokens} tokens are left out (request {key!r}; others are only counted)"
             )
         self.cut.prompts += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -169,3 +169,9 @@ class Renderer(Protocol):
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """Ids of the conversation with the header of the answer to come."""
+
+    def continued(self, prompt: Conversation | str, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of a prompt with each of some texts directly behind it; with "" those of the prompt alone."""
+
+    def content_ids(self, text: str) -> list[int]:
+        """Ids of a text that stands behind other tokens."""

@@ -25,6 +25,9 @@ EXPLICIT_LIMIT = 1024
 """Up to this many tokens explicit matrix products beat the fused kernel of PyTorch on a CPU."""
 
 
+Beginning: TypeAlias = Sequence[tuple[Tensor, Tensor]]
+"""For each layer keys and values (heads of keys, N, d) of what stands before a text; a tensor (layers, 2, …) is one."""
+
 Window: TypeAlias = int | None
 """Tokens that a token sees, itself included and those of a prefix as well; None: everything."""
 
@@ -82,6 +85,20 @@ def register() -> None:
     AttentionMaskInterface.register(PACKED, _mask)
 
 
+def packed_options(
+    bounds: Sequence[int],
+    device: torch.device,
+    *,
+    parents: Sequence[int] | None = None,
+    prefix: Beginning | Tensor | None = None,
+) -> dict[str, Any]:
+    """Arguments of a model's forward that make it read one row as sequences side by side; see the module."""
+    # A mask of four dimensions is passed through by transformers; the attention itself reads the bounds.
+    options = {"bounds": list(bounds), "attention_mask": torch.zeros(1, 1, 1, 1, device=device)}
+    further = {"parents": None if parents is None else list(parents), "prefix": prefix}
+    return options | {name: value for name, value in further.items() if value is not None}
+
+
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """The mask for calls without ``bounds``: whatever PyTorch's own attention would get."""
     from transformers.masking_utils import sdpa_mask
@@ -106,7 +123,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     bounds: Sequence[int] | None = None,
-    prefix: Tensor | None = None,
+    prefix: Beginning | Tensor | None = None,
     parents: Sequence[int] | None = None,
     contexts: Sequence[int] | None = None,
     sliding_window: int | None = None,
@@ -126,7 +143,7 @@ def packed_attention(
         scaling: factor of the scores; 1/√d by default.
         dropout: probability of dropping a weight.
         bounds: where sequences begin and end; None computes ordinary attention.
-        prefix: (layers, 2, key-value heads, N, d), stands in front of every sequence.
+        prefix: keys and values that stand in front of every sequence.
         parents: for each sequence the number of the one that it continues, or -1; None when none does.
         contexts: for each sequence how many of its first tokens are seen by all of its tokens; None: none.
         sliding_window: tokens that a token sees, itself included; a prefix counts, as it does in a cache.
@@ -148,7 +165,7 @@ def packed_attention(
     if witness is not None:
         witness.append(sliding_window)
     scale = scaling or query.shape[-1] ** -0.5
-    before = None if prefix is None else prefix[int(module.layer_idx)].to(query.dtype)
+    before = None if prefix is None else [part.to(query.dtype) for part in prefix[int(module.layer_idx)]]
     queries, keys, values = (_sequences(part, bounds) for part in (query, key, value))
     outputs: list[Tensor] = []
     for number, q in enumerate(queries):
@@ -178,7 +195,7 @@ def _kernel(q: Tensor, k: Tensor, scores: Scores) -> Callable[..., Tensor]:
     return _fused if scores.plain and (q.device.type != "cpu" or k.shape[1] > EXPLICIT_LIMIT) else _explicit
 
 
-def _joined(prefix: Tensor | None, which: int, parts: Sequence[Tensor]) -> Tensor:
+def _joined(prefix: Sequence[Tensor] | None, which: int, parts: Sequence[Tensor]) -> Tensor:
     """Keys (0) or values (1) that a sequence sees: the prefix's, what it continues, its own."""
     every = [*([] if prefix is None else [prefix[which]]), *parts]
     return every[0] if len(every) == 1 else torch.cat(every, dim=1)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danlu.models.attention import PACKED, register
+from danlu.models.abilities import Abilities
+from danlu.models.attention import packed_options
 from danlu.models.value_head import ValueHead, hidden_width
 from danlu.tune.batches import Batch
 from danlu.tune.boundary import BoundaryCache, upper_half
@@ -18,19 +19,6 @@ from danlu.tune.head import summed_cross_entropy, token_log_probs
 from danlu.tune.objectives import OBJECTIVES, needs
 from danlu.tune.parallel.configs import ShardingPlan
 from danlu.tune.tally import Tally
-
-
-@dataclass(frozen=True, slots=True)
-class Abilities:
-    """What a model's code allows, found by asking it and comparing numbers.
-
-    Attributes:
-        packed: sequences side by side give what they give one by one.
-        plain_head: logits are the output layer applied to the last hidden states, nothing more.
-    """
-
-    packed: bool
-    plain_head: bool
 
 
 @dataclass(slots=True)
@@ -51,7 +39,7 @@ class Learner(nn.Module):
 
     Args:
         model: the causal language model whose forward is trained (adapters already in place).
-        abilities: from :func:`examine`.
+        abilities: from :func:`danlu.models.abilities.examine`.
         prefix: makes trained keys and values (layers, 2, key-value heads, N, d), or None.
         cache: hidden states below the lowest trained layer, kept from the first epoch on, or None.
         settings: the run's options; what is learnt is ``settings.task.stage``.
@@ -165,16 +153,10 @@ class Learner(nn.Module):
         return position_ids if self.prefix is None else position_ids + self.prefix.shape.length
 
     def _options(self, bounds: Tensor, parents: Tensor | None = None) -> dict[str, Any]:
-        # A mask of four dimensions is passed through by transformers; the attention itself reads the bounds.
-        options: dict[str, Any] = {
-            "bounds": bounds.tolist(),
-            "attention_mask": torch.zeros(1, 1, 1, 1, device=bounds.device),
-        }
-        if parents is not None:
-            options["parents"] = parents.tolist()
-        if self.prefix is not None:
-            options["prefix"] = self.prefix.keys_and_values(self.model)
-        return options
+        prefix = None if self.prefix is None else self.prefix.keys_and_values(self.model)
+        return packed_options(
+            bounds.tolist(), bounds.device, parents=None if parents is None else parents.tolist(), prefix=prefix
+        )
 
 
 @dataclass(slots=True)
@@ -214,92 +196,3 @@ def as_rows(batch: Batch) -> Rows:
     ids = torch.zeros(mask.shape, dtype=flat.dtype, device=device)
     ids[mask.to(device)] = flat[torch.cat(places).to(device)]
     return Rows(ids, mask.long().to(device), row.to(device), place.to(device))
-
-
-def examine(model: Any) -> Abilities:
-    """Try the two shortcuts on a few tokens and keep those that give the same numbers.
-
-    The model is left with packed attention switched on if that is right for it, with its own otherwise.
-    """
-    own = model.config._attn_implementation
-    packed = False
-    if getattr(model, "_supports_attention_backend", False):
-        alone = _one_by_one(model.eval())
-        register()
-        model.set_attn_implementation(PACKED)
-        packed = _packing_is_exact(model, alone)
-        if not packed:
-            model.set_attn_implementation(own)
-    return Abilities(packed=packed, plain_head=_head_is_plain(model))
-
-
-CUTS = (0, 7, 12)
-"""Where the two sequences of the probe begin and end."""
-
-
-@torch.no_grad()
-def _one_by_one(model: Any) -> Tensor:
-    """Hidden states of the probe's sequences, each computed by itself with the model's own attention."""
-    ids = _probe_ids(model, CUTS[-1])
-    return torch.cat(
-        [
-            model.base_model(input_ids=ids[:, start:end], use_cache=False).last_hidden_state[0]
-            for start, end in zip(CUTS[:-1], CUTS[1:])
-        ]
-    )
-
-
-@torch.no_grad()
-def _packing_is_exact(model: Any, alone: Tensor) -> bool:
-    learner = Learner(model, Abilities(packed=True, plain_head=True))
-    ids = _probe_ids(model, CUTS[-1])
-    windows: list[Any] = []
-    positions = torch.cat([torch.arange(end - start) for start, end in zip(CUTS[:-1], CUTS[1:])])
-    try:
-        together = model.base_model(
-            input_ids=ids,
-            position_ids=positions.unsqueeze(0).to(ids.device),
-            use_cache=False,
-            witness=windows,
-            **learner._options(torch.tensor(CUTS, device=ids.device)),
-        ).last_hidden_state[0]
-    except (TypeError, RuntimeError, ValueError, AttributeError):
-        return False  # code that does not pass unknown arguments to its attention
-    asked = sum(window is not None for window in windows)
-    return asked >= _windowed_layers(model.config.get_text_config()) and _same(together, alone)
-
-
-def _windowed_layers(config: Any) -> int:
-    """How many layers see only some of the tokens before them: more than a short probe can show.
-
-    Layers that see chunks are counted twice: packed attention knows windows alone.
-    """
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
-    windows = kinds.count("sliding_attention") if getattr(config, "sliding_window", None) else 0
-    chunks = kinds.count("chunked_attention") if getattr(config, "attention_chunk_size", None) else 0
-    return windows + 2 * chunks
-
-
-@torch.no_grad()
-def _head_is_plain(model: Any) -> bool:
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        return False
-    ids = _probe_ids(model, 5)
-    model.eval()
-    logits = model(input_ids=ids, use_cache=False).logits
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return _same(logits, head(hidden.to(head.weight.dtype)))  # some keep the last states in float32
-
-
-def _probe_ids(model: Any, count: int) -> Tensor:
-    size = min(model.get_input_embeddings().weight.shape[0], 1000)
-    device = model.get_input_embeddings().weight.device
-    return (torch.arange(count, device=device) * 37 % (size - 3) + 3).unsqueeze(0)
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    """Whether numbers are the same but for rounding; half precision rounds differently along other ways."""
-    tolerance = 1e-3 if first.dtype == torch.float32 else 0.03
-    first, second = first.float(), second.float()
-    return bool((first - second).norm() <= tolerance * second.norm())

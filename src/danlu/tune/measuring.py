@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from danlu.data.tokens import TokenStore
-from danlu.models.prefix import split_prefix
+from danlu.models.abilities import computing_parts, examine
 from danlu.models.value_head import ValueHead
 from danlu.tune.config import TrainConfig
-from danlu.tune.learner import Learner, examine
+from danlu.tune.learner import Learner
 from danlu.tune.tally import Tally
 
 
@@ -37,8 +37,7 @@ class Measured:
 
 def learner_of(model: Any, settings: TrainConfig, head: ValueHead | None = None) -> Learner:
     """A model that was opened to answer (plain, with adapters or with a prefix), ready to be measured."""
-    inner, prefix = split_prefix(model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    inner, prefix = computing_parts(model)
     learner = Learner(inner, examine(inner), prefix, settings=settings)
     if head is not None:
         learner.value_head = head.to(inner.device)

@@ -20,6 +20,7 @@ from danlu.core.ranks import is_main
 from danlu.core.results import metrics_block, write_results
 from danlu.core.run import RunDirectory
 from danlu.data.tokens import TokenStore
+from danlu.models.abilities import examine
 from danlu.models.loading import check_architecture, load_model, pick_device
 from danlu.models.memory import keep_freed_memory
 from danlu.models.quantize import Quantization
@@ -36,7 +37,7 @@ from danlu.tune.boundary import BoundaryCache, split_dtype
 from danlu.tune.callbacks import Recorder, StopOnNonsense, StopOnRequest, name_in_tensorboard
 from danlu.tune.config import TrainConfig
 from danlu.tune.contexts import check_contexts
-from danlu.tune.learner import Learner, examine
+from danlu.tune.learner import Learner
 from danlu.tune.matrix import ONLINE
 from danlu.tune.methods import METHODS, Tuned, family
 from danlu.tune.norms import speed_up_norms
