@@ -175,6 +175,8 @@ class Protocol(Options):
                     raise ValueError(f"{field} has no name {{{name}}}. {hint}")
         if self.second and self.mode != "cot":
             raise ValueError("second belongs to the mode cot")
+        if self.form == "chat" and self.lead:
+            raise ValueError("a chat cannot begin the reply: lead belongs to the form completion")
         for kind in self.kinds:
             self.of(kind)
         return self
