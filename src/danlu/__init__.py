@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from danlu.verbs.bench import bench
     from danlu.verbs.chat import chat
     from danlu.verbs.convert import convert
     from danlu.verbs.demo import demo
@@ -21,9 +22,22 @@ if TYPE_CHECKING:
     from danlu.verbs.rewards import score
     from danlu.verbs.train import train
 
-__all__ = ["__version__", "chat", "convert", "demo", "evaluate", "export", "merge", "predict", "score", "train"]
+__all__ = [
+    "__version__",
+    "bench",
+    "chat",
+    "convert",
+    "demo",
+    "evaluate",
+    "export",
+    "merge",
+    "predict",
+    "score",
+    "train",
+]
 
 _VERBS = {
+    "bench": "danlu.verbs.bench",
     "chat": "danlu.verbs.chat",
     "convert": "danlu.verbs.convert",
     "demo": "danlu.verbs.demo",

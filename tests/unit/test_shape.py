@@ -19,6 +19,7 @@ MAX_GROUP_FIELDS = 12
 MANY_PARAMETERS = {
     "src/danlu/cli/preview.py:preview",  # a verb: one parameter for each option of the command line
     "src/danlu/cli/main.py:chat",  # a verb
+    "src/danlu/cli/bench.py:run_benchmark",  # a verb
     "src/danlu/verbs/chat.py:chat",  # a verb
     "src/danlu/data/loading.py:load_rows",  # public; keyword-only, one for each option of a dataset
     "src/danlu/models/attention.py:packed_attention",  # the attention interface of transformers

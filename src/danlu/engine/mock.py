@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 from danlu.data.schema import Conversation
-from danlu.engine.protocol import Completion, Prompt, Request, Scored, ScoreRequest
+from danlu.engine.protocol import Completion, FinishReason, Prompt, Request, Scored, ScoreRequest
 
 Known = Callable[[str, Prompt], str]
 """What is answered to a request, by its key and prompt."""
@@ -35,7 +35,7 @@ class MockEngine:
             self.asked.append(request.key)
             words = self.known(request.key, request.prompt).split(" ")
             kept = words[: request.options.max_new_tokens]
-            reason = "stop" if len(kept) == len(words) else "length"
+            reason: FinishReason = "stop" if len(kept) == len(words) else "length"
             yield Completion(request.key, " ".join(kept), tuple(range(len(kept))), reason, self.length(request.prompt))
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:

@@ -1,7 +1,7 @@
 """From answers to numbers: subjects, categories, groups and the average, each with n and an interval.
 
-``macro`` is the mean over subjects of their accuracies (each subject counts alike), ``micro`` the share of right answers
-(each question counts alike). Published numbers use either; both are always given, under their names.
+``macro`` is the mean over subjects of their accuracies (each subject counts alike), ``micro`` the share of right
+answers (each question counts alike). Published numbers use either; both are always given, under their names.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def numbers(benchmark: Benchmark, rows: Sequence[Row], headline: Average, *, see
             if scope != "subject":
                 means = [_mean(parts[subject], key) for subject in members]
                 spread = np.mean([draws[subject] for subject in members], axis=0)
-                kinds.insert(0, ("macro", sum(means) / len(means), percentile_interval(spread)))
+                interval = percentile_interval(spread) if len(members) > 1 else micro[1]
+                kinds.insert(0, ("macro", sum(means) / len(means), interval))
             for average, value, interval in kinds:
                 first = scope == "all" and average == headline and metric == "accuracy"
                 count = len(members)
@@ -97,7 +98,7 @@ def _scopes(benchmark: Benchmark, subjects: Sequence[str]) -> Iterable[tuple[Sco
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
-    return sum(row[key] for row in rows) / len(rows)
+    return float(sum(row[key] for row in rows) / len(rows))
 
 
 def _micro(rows: Sequence[Row], key: str, seed: int) -> tuple[float, Interval]:

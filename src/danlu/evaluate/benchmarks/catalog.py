@@ -8,11 +8,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from danlu.core.config import build, read_yaml
+from danlu.core.config import Options, build, read_yaml
 from danlu.core.errors import ConfigError, UsageError, did_you_mean
 from danlu.evaluate.benchmarks.schema import Benchmark, Protocol, Subject
 
-PARTS = {"subjects": Subject, "protocols": Protocol}
+PARTS: dict[str, type[Options]] = {"subjects": Subject, "protocols": Protocol}
 
 
 @cache

@@ -289,7 +289,9 @@ class Benchmark(Options):
         Raises:
             UsageError: with the nearest names.
         """
-        known = {key: (id,) for id, subject in self.subjects.items() for key in (id, subject.zh, subject.en) if key}
+        known: dict[str, tuple[str, ...]] = {
+            key: (id,) for id, subject in self.subjects.items() for key in (id, subject.zh, subject.en) if key
+        }
         for id, subject in self.subjects.items():
             if subject.category and subject.category not in self.subjects:
                 known[subject.category] = (*known.get(subject.category, ()), id)
