@@ -89,8 +89,16 @@ def test_a_mode_in_two_stages_asks_twice(data: Path, tmp_path: Path) -> None:
 def test_replies_without_an_answer_are_counted(data: Path, tmp_path: Path) -> None:
     results = run(data, constant("不知道"), tmp_path, protocol="official-chat")
     assert results.document["diagnostics"]["unparsed"] == 1
+    assert "ties" not in results.document["diagnostics"]
     assert results.headline is not None
     assert results.headline.value == 0
+
+
+def test_equal_choices_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run(data, constant("?"), tmp_path)
+    assert results.document["diagnostics"]["ties"] == 6
+    assert {row["predicted"] for row in results.rows} == {"A"}
+    assert "6 of 6 questions have two likeliest choices that are equal" in capsys.readouterr().err
 
 
 class Stopping(MockEngine):

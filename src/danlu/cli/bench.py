@@ -39,6 +39,7 @@ def run_benchmark(
     subjects: Annotated[str | None, typer.Option(help="ids, names, categories or groups, with commas")] = None,
     limit: Annotated[int | None, typer.Option(help="at most so many questions of each subject")] = None,
     template: Annotated[str | None, typer.Option(help="named template, for a model that has none")] = None,
+    dtype: Annotated[str | None, typer.Option(help="precision of the weights, for instance float32")] = None,
     output: Annotated[str | None, typer.Option("--output", help="folder for samples.jsonl and results.json")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +47,7 @@ def run_benchmark(
     from danlu.core.console import out
     from danlu.verbs.bench import bench
 
-    more: dict[str, Any] = {"template": template} if template else {}
+    more: dict[str, Any] = {key: word for key, word in (("template", template), ("dtype", dtype)) if word}
     results = bench(
         name,
         run,
@@ -95,6 +96,7 @@ def show_results(results: Results) -> None:
     facts = document["diagnostics"]
     shares = [f"{name} {100 * facts[name]:.1f} %" for name in ("unparsed", "length", "mass", "chance") if name in facts]
     plain = [f"{name} {facts[name]:.3f}" for name in ("margin", "brier", "ece") if name in facts]
+    plain += [f"ties {facts['ties']}"] if facts.get("ties") else []
     out.print(" · ".join([f"n {facts['n']}", *shares, *plain]), style="quiet", soft_wrap=True)
     out.print(str(results.folder), markup=False, soft_wrap=True)
 

@@ -87,6 +87,11 @@ def run_task(task: Task, engine: Engine, identity: dict[str, str], folder: Path)
     waiting = waiting_questions(task, length=length, context=context)
     rows = answer_questions(engine, waiting, task, folder)
     results = write_results(task, rows, folder)
+    if ties := results.document["diagnostics"].get("ties"):
+        warn(
+            f"{ties} of {len(rows)} questions have two likeliest choices that are equal, the first one counts; "
+            "dtype=float32 tells apart what bfloat16 rounds to the same"
+        )
     if task.benchmark.submission and task.split in task.benchmark.unlabelled:
         path = write_submission(rows, folder)
         note(f"{task.split} has no labels: the answers for the site are in {path}")
@@ -150,6 +155,7 @@ def _open(run: str | Path | None, model: str | None, adapter: Sequence[str], key
         "weights": str(weights_fingerprint(base)),
         "adapters": ", ".join(f"{path}:{weights_fingerprint(Path(path))}" for path in source.adapters),
         "template": opened.text.template.digest,
+        "dtype": str(opened.model.dtype).removeprefix("torch."),
     }
     folder = place / "bench" if run is not None else Path("runs") / f"{Path(str(model)).name}-bench"
     return Answering(engine_of(opened), identity, folder)

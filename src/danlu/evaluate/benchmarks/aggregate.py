@@ -129,7 +129,8 @@ def diagnostics(rows: Sequence[Row]) -> dict[str, float | int]:
     """What to look at before a number is believed.
 
     ``unparsed``: share of replies without an answer. ``mass``: mean probability of all targets together (little of it
-    means that the model does not answer in this form). ``margin``: mean distance of the first two, in nats. ``ece`` in
+    means that the model does not answer in this form). ``margin``: mean distance of the first two, in nats; ``ties``: questions without any.
+    ``ece`` in
     ten bins of equal width, ``ece_mass`` of equal size; ``brier`` over all choices, ``brier_top`` of the chosen one.
     ``length``: share of replies that reached the limit. ``shots_dropped`` and ``cut``: questions that lost
     demonstrations, or their beginning, to the context. ``chance``: accuracy of guessing.
@@ -156,6 +157,8 @@ def diagnostics(rows: Sequence[Row]) -> dict[str, float | int]:
     choices = [row["choices"] for row in rows if row.get("choices")]
     if choices:
         found["chance"] = sum(1 / count for count in choices) / len(choices)
+    if "margin" in found:
+        found["ties"] = sum(row.get("margin") == 0 for row in rows)
     found["prompt_tokens"] = sum(row.get("prompt_tokens", 0) for row in rows)
     found["shots_dropped"] = sum(bool(row.get("shots_dropped")) for row in rows)
     found["cut"] = sum(bool(row.get("cut_tokens")) for row in rows)
