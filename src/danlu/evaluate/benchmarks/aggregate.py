@@ -129,9 +129,9 @@ def diagnostics(rows: Sequence[Row]) -> dict[str, float | int]:
     """What to look at before a number is believed.
 
     ``unparsed``: share of replies without an answer. ``mass``: mean probability of all targets together (little of it
-    means that the model does not answer in this form). ``margin``: mean distance of the first two, in nats; ``ties``: questions without any.
-    ``ece`` in
-    ten bins of equal width, ``ece_mass`` of equal size; ``brier`` over all choices, ``brier_top`` of the chosen one.
+    means that the model does not answer in this form). ``margin``: mean distance of the first two, in nats; ``ties``:
+    questions without any. ``ece`` in ten bins of equal width, ``ece_mass`` of equal size; ``brier`` over all choices,
+    ``brier_top`` of the chosen one.
     ``length``: share of replies that reached the limit. ``shots_dropped`` and ``cut``: questions that lost
     demonstrations, or their beginning, to the context. ``chance``: accuracy of guessing.
     """
