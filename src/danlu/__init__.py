@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from danlu.verbs.bench import bench
     from danlu.verbs.chat import chat
     from danlu.verbs.convert import convert
     from danlu.verbs.demo import demo
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "bench",
     "chat",
     "convert",
     "demo",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _VERBS = {
+    "bench": "danlu.verbs.bench",
     "chat": "danlu.verbs.chat",
     "convert": "danlu.verbs.convert",
     "demo": "danlu.verbs.demo",

@@ -121,6 +121,8 @@ def test_every_command_shown_exists(root: Path) -> None:
                 if not command.startswith("danlu "):
                     continue
                 words = tuple(word for word in shlex.split(command)[1:3])
+                if words[0] == "bench" and words not in known:
+                    words = ("bench", "run")  # a first word that is no command is a benchmark's name
                 assert words[:1] in known or words in known, f"{path.name}: {line}"
 
 

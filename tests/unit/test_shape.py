@@ -21,6 +21,7 @@ MANY_PARAMETERS = {
     "src/danlu/cli/main.py:chat",  # a verb
     "src/danlu/cli/main.py:score",  # a verb
     "src/danlu/verbs/score_file.py:score_file",  # a verb
+    "src/danlu/cli/bench.py:run_benchmark",  # a verb
     "src/danlu/verbs/chat.py:chat",  # a verb
     "src/danlu/data/loading.py:load_rows",  # public; keyword-only, one for each option of a dataset
     "src/danlu/models/attention.py:packed_attention",  # the attention interface of transformers

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from danlu import __version__
+from danlu.cli.bench import app as bench_app
 from danlu.cli.data import app as data_app
 from danlu.cli.metrics import app as metrics_app
 from danlu.cli.models import app as models_app
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 app.add_typer(metrics_app, name="metrics")
+app.add_typer(bench_app, name="bench")
 data_app.command("preview")(preview)
 
 Run = Annotated[str | None, typer.Option("--run", help="run directory, or one of its checkpoints")]

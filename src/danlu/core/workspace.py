@@ -38,6 +38,16 @@ def cache_folder(name: str) -> Path:
     return path
 
 
+def benchmarks_home() -> Path:
+    """Where the questions of benchmarks are looked for; never made or written to.
+
+    ``$DANLU_BENCHMARKS``, else ``danlu/benchmarks`` in the user's data folder (``$XDG_DATA_HOME``, ``~/.local/share``).
+    """
+    explicit = os.environ.get("DANLU_BENCHMARKS")
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return (Path(explicit) if explicit else Path(base) / "danlu" / "benchmarks").expanduser()
+
+
 def offline() -> bool:
     """Whether the user asked for no network (``HF_HUB_OFFLINE`` or ``DANLU_OFFLINE`` is set to 1)."""
     return "1" in (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("DANLU_OFFLINE"))

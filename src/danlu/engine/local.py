@@ -146,6 +146,10 @@ class LocalEngine:
                 keys.add(request.key)
             yield from scorer.score([self._joined(request) for request in window])
 
+    def length(self, prompt: Prompt) -> int:
+        """Tokens of a prompt as the model would see it, were its context endless."""
+        return len(self._ids(prompt))
+
     @cached_property
     def _examined(self) -> Examined:
         return Examined.of(self.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ def iter_text(path: Path) -> Iterator[RawRow | BadRow]:
 
 def iter_csv(path: Path) -> Iterator[RawRow | BadRow]:
     """Comma-separated values; the first record names the columns."""
-    return _iter_separated(path, ",")
+    return iter_separated(path, ",")
 
 
 def iter_tsv(path: Path) -> Iterator[RawRow | BadRow]:
     """Tab-separated values; the first record names the columns."""
-    return _iter_separated(path, "\t")
+    return iter_separated(path, "\t")
 
 
 class _Feed:
@@ -63,11 +63,22 @@ class _Feed:
         self._waiting.extendleft(reversed(self.taken[1:]))
 
 
-def _iter_separated(path: Path, delimiter: str) -> Iterator[RawRow | BadRow]:
+def iter_separated(path: Path, delimiter: str, names: Sequence[str] = ()) -> Iterator[RawRow | BadRow]:
+    """Separated values.
+
+    Args:
+        path: the file.
+        delimiter: between cells.
+        names: of the columns, for a file whose first record does not name them, or not all; a first record of
+            nothing but these names is then no row. By default the first record names the columns.
+
+    Raises:
+        DataError: when the names of the columns are missing or repeat.
+    """
     csv.field_size_limit(_LONGEST_CELL)
     feed = _Feed(path)
     reader = csv.reader(feed, delimiter=delimiter, strict=True)
-    header = _header(path, reader)
+    header = list(names) or _header(path, reader)
     row = 0
     while True:
         feed.taken.clear()
@@ -84,7 +95,7 @@ def _iter_separated(path: Path, delimiter: str) -> Iterator[RawRow | BadRow]:
         feed.damaged.clear()
         if record is None and not problem:
             return
-        if not record and not problem:
+        if not problem and (not record or (names and row == 0 and set(record) <= {"", *names})):
             continue
         origin = Origin(str(path), feed.taken[0].number, row)
         row += 1
