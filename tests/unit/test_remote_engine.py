@@ -12,11 +12,11 @@ from openai_server import WAIT, Said, Service, chat, echo, failed, question, str
 
 from danlu.core.errors import UsageError
 from danlu.data.schema import Conversation, Message, ToolCall
+from danlu.engine.options import EngineOptions
 from danlu.engine.protocol import GenerationOptions, Request
 from danlu.engine.remote.cache import AnswerCache
 from danlu.engine.remote.engine import RemoteEngine
 from danlu.engine.remote.failures import BudgetError, RemoteError
-from danlu.engine.remote.options import RemoteOptions
 from danlu.engine.remote.pace import Clock
 
 KEY = "sk-test-0123456789"
@@ -38,7 +38,7 @@ def slept() -> list[float]:
 @pytest.fixture
 def engine(service: Service, slept: list[float], tmp_path: Path) -> Callable[..., RemoteEngine]:
     def made(**options: Any) -> RemoteEngine:
-        told = RemoteOptions(**{"api": service.url, "api_timeout": 10, **options})
+        told = EngineOptions(**{"api": service.url, "api_timeout": 10, **options})
         clock = Clock(now=lambda: sum(slept), sleep=slept.append)
         return RemoteEngine("m", told, clock=clock, cache=AnswerCache(tmp_path / "answers.sqlite"))
 
@@ -282,13 +282,13 @@ def test_an_estimate_asks_nothing(service: Service, engine: Callable[..., Remote
 
 def test_wrong_use_is_said() -> None:
     with pytest.raises(UsageError, match="no address"):
-        RemoteEngine("m", RemoteOptions())
+        RemoteEngine("m", EngineOptions())
     with pytest.raises(UsageError, match="no address of a service"):
-        RemoteEngine("m", RemoteOptions(api="ftp://host"))
+        RemoteEngine("m", EngineOptions(api="ftp://host"))
     with pytest.raises(UsageError, match="end up in logs") as caught:
-        RemoteEngine("m", RemoteOptions(api="http://me:secret@host/v1"))
+        RemoteEngine("m", EngineOptions(api="http://me:secret@host/v1"))
     assert "secret" not in str(caught.value)
     with pytest.raises(UsageError, match="DANLU_TEST_KEY is empty"):
-        RemoteEngine("m", RemoteOptions(api="http://host/v1", api_key_env="DANLU_TEST_KEY"))
+        RemoteEngine("m", EngineOptions(api="http://host/v1", api_key_env="DANLU_TEST_KEY"))
     with pytest.raises(ValueError, match="a budget needs the prices"):
-        RemoteOptions(budget=1)
+        EngineOptions(budget=1)

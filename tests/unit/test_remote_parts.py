@@ -17,12 +17,12 @@ from openai_server import Said, Service, chat
 
 from danlu.core.errors import UsageError
 from danlu.data.schema import Conversation, Message
+from danlu.engine.options import EngineOptions
 from danlu.engine.protocol import GenerationOptions, Request, ScoreRequest
 from danlu.engine.remote.cache import AnswerCache, answer_key
 from danlu.engine.remote.engine import RemoteEngine
 from danlu.engine.remote.failures import RemoteError
 from danlu.engine.remote.ledger import Ledger, Price, Usage, guess_tokens, most_tokens
-from danlu.engine.remote.options import RemoteOptions
 from danlu.engine.remote.pace import Clock, Pace, retry_after
 
 
@@ -35,7 +35,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
 
 
 def scorer(service: Service, tmp_path: Path, **options: Any) -> RemoteEngine:
-    given = RemoteOptions(**{"api": service.url, "api_retries": 0, **options})
+    given = EngineOptions(**{"api": service.url, "api_retries": 0, **options})
     return RemoteEngine("m", given, cache=AnswerCache(tmp_path / "answers.sqlite"))
 
 

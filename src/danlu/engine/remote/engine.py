@@ -18,6 +18,7 @@ from danlu.core.console import note, warn
 from danlu.core.errors import DanluError, UsageError
 from danlu.core.workspace import api_key
 from danlu.data.schema import Conversation
+from danlu.engine.options import EngineOptions
 from danlu.engine.protocol import GREEDY, Completion, GenerationOptions, Request, Scored, ScoreRequest
 from danlu.engine.remote import scoring, wire
 from danlu.engine.remote.cache import AnswerCache, answer_key
@@ -25,7 +26,6 @@ from danlu.engine.remote.client import Client, checked_address
 from danlu.engine.remote.crew import Crew
 from danlu.engine.remote.failures import BudgetError, Passing, RemoteError, service_hints
 from danlu.engine.remote.ledger import Estimate, Ledger, Usage, guess_tokens, most_tokens
-from danlu.engine.remote.options import RemoteOptions
 from danlu.engine.remote.pace import Clock, Pace, Patience
 from danlu.engine.text import cut_at_stop
 
@@ -74,7 +74,7 @@ class RemoteEngine:
     """
 
     def __init__(
-        self, model: str, options: RemoteOptions, *, clock: Clock | None = None, cache: AnswerCache | None = None
+        self, model: str, options: EngineOptions, *, clock: Clock | None = None, cache: AnswerCache | None = None
     ) -> None:
         if options.api is None:
             raise UsageError("no address of a service is given", hint="--api http://host:8000/v1")
