@@ -14,6 +14,7 @@ from openai_server import Service, chat, echo, failed, question, stream
 import danlu
 from danlu.cli.main import main
 from danlu.core.errors import UsageError
+from danlu.engine.options import EngineOptions
 from danlu.engine.remote.failures import RemoteError
 
 
@@ -130,3 +131,10 @@ def test_an_answer_that_was_cut_is_counted(
     service.answer = lambda body: chat("x", finish="length") if question(body) == "Say 1" else echo(body)
     danlu.predict(model="m", api=service.url, dataset=rows, output_dir=str(tmp_path / "out"))
     assert "1 of 6 answers reached max_new_tokens=512" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_option_is_on_the_page(root: Path, language: str) -> None:
+    page = (root / "docs" / language / "engines.md").read_text(encoding="utf-8")
+    table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert [name for name in EngineOptions.model_fields if not any(f"`{name}`" in cell for cell in table)] == []
