@@ -108,7 +108,7 @@ def test_a_wrong_key_is_one_paragraph(
         ({"run": "runs/x"}, "models of its own"),
         ({"model": "m", "adapter": ["a"]}, "models of its own"),
         ({}, "model is not named"),
-        ({"model": "m", "replicas": 2}, "not replicated"),
+        ({"model": "m", "replicas": 2}, "not run or replicated"),
         ({"model": "m", "api_concurrency": 0}, "api_concurrency: it has to be at least 1"),
         ({"model": "m"}, "no rows to answer"),
     ],

@@ -27,6 +27,7 @@ class EngineOptions(Options):
         default="on", description="remember answers; sampled: also those that were sampled without a seed"
     )
 
+    engine: Literal["local", "vllm"] = Field(default="local", description="what runs the model: transformers, or vLLM")
     replicas: int = Field(default=1, ge=1, description="copies of the model that share the requests, through Ray")
 
     @property

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.config import build
-from danlu.core.errors import UsageError
+from danlu.core.errors import ModelError, UsageError
+from danlu.core.files import read_json
 from danlu.data.schema import Conversation
 from danlu.engine.options import EngineOptions
 from danlu.engine.protocol import Engine
@@ -58,8 +59,8 @@ def check_service(options: EngineOptions, run: object, model: str | None, adapte
         raise UsageError("a service has models of its own", hint="--api URL --model NAME, without --run and --adapter.")
     if not model:
         raise UsageError("the service's model is not named", hint="--api URL --model NAME")
-    if options.replicas > 1:
-        raise UsageError("a service is not replicated from here", hint="api_concurrency=N sends N requests at a time.")
+    if options.replicas > 1 or options.engine != "local":
+        raise UsageError("a service is not run or replicated from here", hint="api_concurrency=N sends N at a time.")
 
 
 @contextmanager
@@ -77,11 +78,13 @@ def asking_of(config: TrainConfig, source: TrainedModel, options: EngineOptions)
         from danlu.engine.replicas import ReplicaEngine
 
         text = _text_alone(config, source)
-        with ReplicaEngine(partial(open_engine, config, source), options.replicas) as replicas:
+        with ReplicaEngine(partial(open_engine, config, source, options.engine), options.replicas) as replicas:
             yield Asking(replicas, _renderer(text), _identity(source, text))
+    elif options.engine == "vllm":
+        text = _text_alone(config, source)
+        yield Asking(open_vllm(config, source, text), _renderer(text), _identity(source, text))
     else:
-        opened = open_model(config, source)
-        yield local_asking(opened)
+        yield local_asking(open_model(config, source))
 
 
 def local_asking(opened: Opened) -> Asking:
@@ -89,9 +92,31 @@ def local_asking(opened: Opened) -> Asking:
     return Asking(engine_of(opened), _renderer(opened.text), _identity(opened.source, opened.text))
 
 
-def open_engine(config: TrainConfig, source: TrainedModel) -> Engine:
+def open_engine(config: TrainConfig, source: TrainedModel, kind: str) -> Engine:
     """Load a model and answer with it; what every replica does for itself."""
+    if kind == "vllm":
+        return open_vllm(config, source, _text_alone(config, source))
     return engine_of(open_model(config, source))
+
+
+def open_vllm(config: TrainConfig, source: TrainedModel, text: Text) -> Engine:
+    """A model, and the LoRA adapter on it, in vLLM.
+
+    Raises:
+        ModelError: for an adapter that is no LoRA.
+        MissingDependency: without vLLM.
+    """
+    from danlu.engine.vllm import VllmEngine
+    from danlu.models.loading import model_folder
+
+    rank = 16
+    for adapter in source.adapters:
+        facts = read_json(Path(adapter) / "adapter_config.json")
+        if facts.get("peft_type") != "LORA":
+            raise ModelError("vLLM knows LoRA adapters only", where=adapter, hint="Merge it first: danlu export.")
+        rank = max(int(facts.get("r") or rank), *map(int, (facts.get("rank_pattern") or {}).values()), 1)
+    folder, dtype = str(model_folder(source.model)), config.model.dtype
+    return VllmEngine(folder, text.tokenizer, text.template, adapters=source.adapters, rank=rank, dtype=dtype)
 
 
 def messages_text(conversation: Conversation) -> str:
