@@ -39,6 +39,11 @@ data_app.command("preview")(preview)
 Run = Annotated[str | None, typer.Option("--run", help="run directory, or one of its checkpoints")]
 Model = Annotated[str | None, typer.Option("--model", help="without a run: folder, hub id, GGUF file or known name")]
 Adapters = Annotated[list[str] | None, typer.Option("--adapter", help="adapter on --model; may be repeated")]
+Api = Annotated[str | None, typer.Option("--api", help="address of a service; --model is its model then")]
+KeyName = Annotated[
+    str | None, typer.Option("--api-key-env", help="environment variable with the service's key [OPENAI_API_KEY]")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="with --api: ask again what was answered before")]
 
 
 @app.command(context_settings=WORDS)
@@ -68,20 +73,38 @@ def train(context: typer.Context) -> None:
 
 
 @app.command("eval", context_settings=WORDS)
-def evaluate(context: typer.Context, run: Run = None, model: Model = None, adapter: Adapters = None) -> None:
+def evaluate(
+    context: typer.Context,
+    run: Run = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    api: Api = None,
+    api_key_env: KeyName = None,
+    no_cache: NoCache = False,
+) -> None:
     """Measure a run or a model on rows with known answers: dataset=… [max_samples=50 metric_set=standard …]."""
     from danlu.verbs.evaluate import evaluate as measure
 
-    measure(run, model=model, adapter=adapter or (), **_keys(context.args))
+    keys = _keys(context.args) | _service(api, api_key_env, no_cache)
+    measure(run, model=model, adapter=adapter or (), **keys)
 
 
 @app.command(context_settings=WORDS)
-def predict(context: typer.Context, run: Run = None, model: Model = None, adapter: Adapters = None) -> None:
+def predict(
+    context: typer.Context,
+    run: Run = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    api: Api = None,
+    api_key_env: KeyName = None,
+    no_cache: NoCache = False,
+) -> None:
     """Write an answer for every row to generated_predictions.jsonl: dataset=… [output_dir=… max_new_tokens=…]."""
     from danlu.core.console import out
     from danlu.verbs.evaluate import predict as write
 
-    file = write(run, model=model, adapter=adapter or (), **_keys(context.args))
+    keys = _keys(context.args) | _service(api, api_key_env, no_cache)
+    file = write(run, model=model, adapter=adapter or (), **keys)
     out.print(str(file), markup=False, soft_wrap=True)
 
 
@@ -187,6 +210,8 @@ def chat(
     run: Run = None,
     model: Model = None,
     adapter: Adapters = None,
+    api: Api = None,
+    api_key_env: KeyName = None,
     system: Annotated[str | None, typer.Option(help="system prompt")] = None,
     template: Annotated[str | None, typer.Option(help="named template, for a model that has none")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer, in tokens")] = 512,
@@ -207,6 +232,7 @@ def chat(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
+        **_service(api, api_key_env),
     )
 
 
@@ -234,6 +260,12 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="machine-readab
     from danlu.cli.doctor import list_plugins
 
     list_plugins(as_json=as_json)
+
+
+def _service(api: str | None, key_name: str | None, no_cache: bool = False) -> dict[str, Any]:
+    """Options of a service, those that are given."""
+    given = {"api": api, "api_key_env": key_name, "answer_cache": "off" if no_cache else None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _keys(words: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from danlu.core.errors import RunError
+from danlu.core.errors import RunError, UsageError
 
 
 def cache_home() -> Path:
@@ -67,6 +67,18 @@ def wanted_hub() -> str:
 def reward_token() -> str | None:
     """What a scoring server wants to be shown (``DANLU_REWARD_TOKEN``), or None."""
     return os.environ.get("DANLU_REWARD_TOKEN") or None
+
+
+def api_key(variable: str, *, needed: bool = False) -> str | None:
+    """The key of a service, from the environment variable that holds it; None when it is empty.
+
+    Raises:
+        UsageError: when it is needed.
+    """
+    key = os.environ.get(variable, "").strip()
+    if needed and not key:
+        raise UsageError(f"the environment variable {variable} is empty", hint=f"export {variable}=… with the key.")
+    return key or None
 
 
 def share_cores() -> None:

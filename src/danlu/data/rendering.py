@@ -79,7 +79,7 @@ def render(
     try:
         return template.render(
             messages=[_as_dict(message) for message in messages],
-            tools=[_tool_dict(tool) for tool in tools] or None,
+            tools=[tool_object(tool) for tool in tools] or None,
             add_generation_prompt=generation_prompt,
             **variables,
         )
@@ -114,7 +114,8 @@ def _arguments(call: ToolCall) -> Any:
         return call.arguments
 
 
-def _tool_dict(tool: str) -> Any:
+def tool_object(tool: str) -> Any:
+    """A tool's JSON schema as an object ``{"type": "function", "function": …}``."""
     schema = json.loads(tool)
     wrapped = isinstance(schema, dict) and "function" in schema
     return schema if wrapped else {"type": "function", "function": schema}

@@ -43,7 +43,7 @@ class MockEngine:
         for request in requests:
             self.asked.append(request.key)
             answer = self.known(request.key, request.prompt).strip()
-            same = [text.strip() == answer for text in request.continuations]
+            same = [isinstance(text, str) and text.strip() == answer for text in request.continuations]
             count = len(same)
             if count == 1 or not any(same):
                 shares = [1 / count] * count

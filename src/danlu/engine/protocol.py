@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -88,7 +89,7 @@ class Completion:
     Attributes:
         key: of the request.
         text: without control tokens and stop texts.
-        tokens: ids that were generated, with the token that ended the answer.
+        tokens: ids that were generated, with the token that ended the answer; empty where a service does not tell.
         finish_reason: ``stop`` (the model ended it, or a stop text came) or ``length``.
         prompt_tokens: length of the prompt that the model saw.
         cut_tokens: tokens left out at the start of a prompt that was too long.
@@ -143,6 +144,12 @@ class Scored:
     prompt_tokens: int
     cut_tokens: int = 0
     per_token: tuple[tuple[float, ...], ...] | None = None
+
+
+def request_seed(seed: int, key: str, *, bits: int = 63) -> int:
+    """The seed of one request, from that of the options and its key."""
+    digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - bits)
 
 
 class Engine(Protocol):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from danlu.engine.protocol import GenerationOptions
+from danlu.engine.protocol import GenerationOptions, request_seed
 
 
 def row_generator(options: GenerationOptions, key: str) -> torch.Generator | None:
     """Random numbers of one request, from its seed and key; None when nothing is sampled."""
     if not options.do_sample:
         return None
-    digest = hashlib.blake2b(f"{options.seed}\0{key}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.Generator().manual_seed(request_seed(options.seed, key))
 
 
 def choose(

@@ -1,9 +1,12 @@
-"""Tokens to text while they arrive: whole characters only, and nothing of a stop text."""
+"""Tokens to text while they arrive: whole characters only, nothing of a stop text; and texts that are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
+
+from danlu.core.errors import UsageError
+from danlu.engine.protocol import ScoreRequest
 
 BROKEN = "\ufffd"
 """What a tokenizer shows for bytes that are not yet a whole character."""
@@ -92,3 +95,22 @@ class TextStream:
             if any(word.startswith(text[-size:]) for word in self._stop):
                 return size
         return 0
+
+
+def texts_of(request: ScoreRequest, engine: str, where: str) -> list[str]:
+    """The prompt alone, then the prompt with each continuation, for engines that score nothing but plain text.
+
+    Args:
+        request: what is to be scored.
+        engine: what it is called in the message.
+        where: what the message names.
+
+    Raises:
+        UsageError: for a prompt that is no text, or a continuation of token ids.
+    """
+    parts = [text for text in (request.prompt, *request.continuations) if isinstance(text, str)]
+    if len(parts) <= len(request.continuations):
+        raise UsageError(
+            f"{engine} scores continuations of plain text only", where=where, hint="Ask for answers instead."
+        )
+    return [parts[0], *(parts[0] + continuation for continuation in parts[1:])]

@@ -211,8 +211,9 @@ def chat(
     dtype: Any = "auto",
     device: str | None = None,
     stdin: TextIO | None = None,
+    **keys: Any,
 ) -> None:
-    """Chat with a run, or with a model and adapters.
+    """Chat with a run, with a model and adapters, or with a service.
 
     On a terminal there is a prompt with history; through a pipe every line is a question of one conversation
     and only answers are written to standard output.
@@ -230,6 +231,7 @@ def chat(
         dtype: precision of the weights.
         device: cpu, cuda or auto.
         stdin: where questions come from; standard input by default.
+        keys: options of :class:`danlu.engine.options.EngineOptions`: with ``api`` the model is one behind a URL.
 
     Raises:
         UsageError: when it is not clear what to talk to, or it is a reward model.
@@ -244,8 +246,10 @@ def chat(
     options = GenerationOptions(
         do_sample=temperature > 0, temperature=temperature or 1.0, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
     )
-    keys = {"dtype": dtype} | ({} if template is None else {"template": template})
-    engine = _engine(run, model, adapter, keys, device)
+    if keys:
+        engine = _service(run, model, adapter, template, keys)
+    else:
+        engine = _engine(run, model, adapter, {"dtype": dtype} | ({"template": template} if template else {}), device)
     source = stdin or sys.stdin
     conversation = Chat(engine, options, system=system, say=_say)
     if source.isatty():
@@ -263,6 +267,21 @@ def _engine(
     config, source, _ = settings(run, model, adapter, keys)
     refuse_reward_model(source)
     return engine_of(open_model(config, source, device=device))
+
+
+def _service(
+    run: str | None, model: str | None, adapter: Sequence[str], template: str | None, keys: dict[str, Any]
+) -> Streamer:
+    from danlu.engine.remote.engine import RemoteEngine
+    from danlu.verbs.asking import check_service, engine_options
+
+    options, rest = engine_options(keys)
+    if options.api is None:
+        raise UsageError(f"{', '.join(keys)} are for a service", hint="danlu chat --api URL --model NAME")
+    check_service(options, run, model, adapter)
+    if rest or template:
+        raise UsageError(f"a service has no option {', '.join([*rest, *(['template'] if template else [])])}")
+    return RemoteEngine(str(model), options)
 
 
 def _say(text: str) -> None:

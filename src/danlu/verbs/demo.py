@@ -22,6 +22,7 @@ from danlu.evaluate.metrics import Measurement, measure
 from danlu.evaluate.report import Report, write_report
 from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
+from danlu.verbs.asking import local_asking
 from danlu.verbs.evaluate import ask
 from danlu.verbs.export import export
 from danlu.verbs.material import evaluation_rows, rules
@@ -110,7 +111,7 @@ def _step(number: int, text: str) -> None:
 
 def _measured(config: TrainConfig, source: TrainedModel) -> tuple[Measured, list[Question]]:
     opened = open_model(config, source)
-    asked = questions(evaluation_rows(config).load("sft").rows, opened.text.template, rules(config))
+    asked = questions(evaluation_rows(config).load("sft").rows, local_asking(opened).render, rules(config))
     answers = ask(opened, asked, generation_options(config.generate, config.compute.seed))
     return Measured(answers, measure(answers, [question.label for question in asked], METRICS)), asked
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,22 @@ from danlu.core.results import write_results
 from danlu.core.run import RunDirectory, is_run
 from danlu.data.prepare import names_of, prepare, tokenizer_digest
 from danlu.data.schema import Row, row_key
+from danlu.engine.options import EngineOptions
 from danlu.engine.protocol import GenerationOptions
 from danlu.evaluate.metrics import Measurement, measure
 from danlu.evaluate.predictions import FILE_NAME, PredictionFile
 from danlu.evaluate.results import prefixed, print_metrics, print_scores
 from danlu.models.runs import TrainedModel, open_run, plain_model
 from danlu.tune.config import TrainConfig
+from danlu.verbs.asking import Asking, asking_of, check_service, engine_options
 from danlu.verbs.known_rows import warn_of_known_rows
 from danlu.verbs.material import Text, evaluation_rows, generation_stops, open_text, rules, tell, training_rows
 from danlu.verbs.opening import Opened, engine_of, named_model, open_model, refuse_reward_model, settings
 from danlu.verbs.questions import Question, answer, generation_options, questions
 from danlu.verbs.stages import BY_LOSS, held_members, measure_stage, rows_of, write_pair_scores
+
+HERE = EngineOptions()
+"""A model in this process."""
 
 STYLES = {"danlu": "danlu", "et": "et", "llamafactory": "lf"}
 
@@ -41,13 +47,16 @@ def evaluate(
         model: without a run, the model.
         adapter: adapters on ``model``.
         keys: options of :class:`TrainConfig`, flat or grouped: ``dataset`` (or ``eval_dataset``), ``max_samples``,
-            ``metric_set``, ``max_new_tokens``, ``output_dir``, …
+            ``metric_set``, ``max_new_tokens``, ``output_dir``, …; and of :class:`EngineOptions`: with ``api`` the
+            model is one behind a URL.
 
     Returns:
         metric → value, with the prefix ``eval_``.
     """
-    config, source, folder = settings(run, model, adapter, keys)
-    return _measure(config, source, folder, split="eval", by_loss=False)
+    engines, rest = engine_options(keys)
+    check_service(engines, run, model, adapter)
+    config, source, folder = settings(run, model, adapter, rest)
+    return _measure(config, source, folder, split="eval", engines=engines)
 
 
 def predict(
@@ -58,8 +67,10 @@ def predict(
     Returns:
         The file generated_predictions.jsonl.
     """
-    config, source, folder = settings(run, model, adapter, keys)
-    _measure(config, source, folder, split="predict", write_rows=True)
+    engines, rest = engine_options(keys)
+    check_service(engines, run, model, adapter)
+    config, source, folder = settings(run, model, adapter, rest)
+    _measure(config, source, folder, split="predict", write_rows=True, engines=engines)
     return folder / FILE_NAME
 
 
@@ -87,7 +98,10 @@ def _measure(
     split: str,
     write_rows: bool = False,
     by_loss: bool = False,
+    engines: EngineOptions = HERE,
 ) -> dict[str, float]:
+    if engines.api is not None and (config.task.stage in BY_LOSS or not config.data.eval_dataset):
+        raise UsageError("no rows to answer are named", where=engines.api, hint="Give dataset=NAME of stage sft.")
     folder.mkdir(parents=True, exist_ok=True)
     if config.task.stage in BY_LOSS:
         if write_rows and config.task.stage != "rm":
@@ -102,27 +116,33 @@ def _measure(
         )
     refuse_reward_model(source)
     rows = _rows(config, source)
-    opened = open_model(config, source)
-    started = time.monotonic()
     if by_loss:
+        opened, started = open_model(config, source), time.monotonic()
         values: dict[str, Any] = {"loss": _loss(config, opened)}
         steps = -(-len(rows) // config.log.per_device_eval_batch_size)
         values = dict(prefixed(values, split, runtime=time.monotonic() - started, samples=len(rows), steps=steps))
     else:
-        measured, asked = _answers(config, opened, rows, folder, write_rows=write_rows)
-        runtime = time.monotonic() - started
-        steps = -(-asked // config.log.per_device_eval_batch_size)
-        values = dict(prefixed(measured.means(), split, runtime=runtime, samples=asked, steps=steps))
-        if config.output.file_style == "danlu":
-            named = ", ".join(config.data.eval_dataset) or "held-out rows of the training data"
-            scores = [{**asdict(score), "data": named} for score in measured.scores]
-            write_json(folder / f"{split}_scores.json", scores)
-        if config.generate.metric_set == "standard":
-            print_scores(measured)
+        with asking_of(config, source, engines) as asking:
+            started = time.monotonic()
+            measured, asked = _answers(config, asking, rows, folder, write_rows=write_rows)
+        values = _written(config, measured, asked, folder, split=split, runtime=time.monotonic() - started)
     write_results(folder, split, values)
     if by_loss or config.generate.metric_set == "compat":
         print_metrics(split, values)
     return values
+
+
+def _written(
+    config: TrainConfig, measured: Measurement, asked: int, folder: Path, *, split: str, runtime: float
+) -> dict[str, Any]:
+    """The results of measured answers; scores are written and shown."""
+    steps = -(-asked // config.log.per_device_eval_batch_size)
+    if config.output.file_style == "danlu":
+        named = ", ".join(config.data.eval_dataset) or "held-out rows of the training data"
+        write_json(folder / f"{split}_scores.json", [{**asdict(score), "data": named} for score in measured.scores])
+    if config.generate.metric_set == "standard":
+        print_scores(measured)
+    return dict(prefixed(measured.means(), split, runtime=runtime, samples=asked, steps=steps))
 
 
 def _rows(config: TrainConfig, source: TrainedModel) -> list[Row]:
@@ -175,19 +195,19 @@ def _loss(config: TrainConfig, opened: Opened) -> float:
 
 
 def _answers(
-    config: TrainConfig, opened: Opened, rows: Sequence[Row], folder: Path, *, write_rows: bool
+    config: TrainConfig, asking: Asking, rows: Sequence[Row], folder: Path, *, write_rows: bool
 ) -> tuple[Measurement, int]:
     """Ask, keep answers as they come, and measure them all.
 
     The answers of `predict` are its result; those of `eval` are kept in a hidden file until they are measured, so
     that a killed evaluation goes on where it was.
     """
-    asked = questions(rows, opened.text.template, rules(config))
+    asked = questions(rows, asking.render, rules(config))
     if not asked:
         raise DataError("none of the rows ends with an answer to compare with")
     style: Any = STYLES[config.output.file_style]
     path = folder / (FILE_NAME if write_rows else ".evaluation.jsonl")
-    file = PredictionFile(path, style, len(asked), fingerprint=_fingerprint(config, opened, asked))
+    file = PredictionFile(path, style, len(asked), fingerprint=_fingerprint(config, asking, asked))
     given = {item.index: item.predict for item in file.predictions()}
     if given:
         note(f"{len(given)} of {len(asked)} answers are there already")
@@ -205,7 +225,7 @@ def _answers(
             file.add(number, question.text, completion.text, question.label, key=f"{question.key:016x}")
             line.advance()
 
-        answer(engine_of(opened), waiting, generation_options(config.generate, config.compute.seed), finished)
+        answer(asking.engine, waiting, generation_options(config.generate, config.compute.seed), finished)
     if cut:
         warn(f"{cut} prompts are longer than the model can read: their beginning was left out")
     if endless:
@@ -235,27 +255,18 @@ def ask(opened: Opened, asked: Sequence[Question], options: GenerationOptions) -
     return [given[number] for number in range(len(asked))]
 
 
-def _fingerprint(config: TrainConfig, opened: Opened, asked: Sequence[Question]) -> dict[str, str]:
+def _fingerprint(config: TrainConfig, asking: Asking, asked: Sequence[Question]) -> dict[str, str]:
     import hashlib
 
-    from danlu.core.manifest import weights_fingerprint
-    from danlu.models.loading import model_folder
-
     keys = hashlib.sha256(" ".join(f"{question.key:x}" for question in asked).encode()).hexdigest()[:16]
-    adapters = [f"{path}:{weights_fingerprint(Path(path))}" for path in opened.source.adapters]
-    return {
-        "model": f"{opened.source.model}:{weights_fingerprint(model_folder(opened.source.model))}",
-        "adapters": ", ".join(adapters),
-        "template": opened.text.template.digest,
-        "rows": keys,
-        "generation": repr(generation_options(config.generate, config.compute.seed)),
-    }
+    options = generation_options(config.generate, config.compute.seed)
+    return {**asking.identity, "rows": keys, "generation": repr(options)}
 
 
 def generation_measure(config: TrainConfig, text: Text) -> Callable[[Any], Mapping[str, float]]:
     """Metrics of generated answers for a model in training; see :class:`danlu.tune.trainer.DanluTrainer`."""
     rows = evaluation_rows(config).load("sft").rows if config.data.eval_dataset else _held_out(config)
-    asked = questions(rows, text.template, rules(config))
+    asked = questions(rows, partial(text.template.render, generation_prompt=True), rules(config))
     options = generation_options(config.generate, config.compute.seed)
 
     def measured(tuned: Any) -> Mapping[str, float]:

@@ -9,7 +9,6 @@ from typing import Any
 from danlu.data.encode import EncodingRules, trainable_conversation
 from danlu.data.rendering import inline_tools
 from danlu.data.schema import Conversation, Message, Row, row_key
-from danlu.data.templates import Template
 from danlu.engine.protocol import Completion, Engine, GenerationOptions, Request
 from danlu.tune.options.running import GenerateOptions
 
@@ -31,16 +30,15 @@ class Question:
     key: int
 
 
-def questions(rows: Sequence[Row], template: Template, rules: EncodingRules) -> list[Question]:
-    """Rows whose last turn is an answer, as questions; other rows are left out."""
+def questions(rows: Sequence[Row], render: Callable[[Conversation], str], rules: EncodingRules) -> list[Question]:
+    """Rows whose last turn is an answer, as questions, shown by ``render``; other rows are left out."""
     found = []
     for row in rows:
         conversation = trainable_conversation(row, rules)
         if conversation is None or not conversation.messages or conversation.messages[-1].role != "assistant":
             continue
         prompt = replace(conversation, messages=conversation.messages[:-1])
-        text = template.render(prompt, generation_prompt=True)
-        found.append(Question(prompt, text, _answer_text(conversation.messages[-1]), row_key(row)))
+        found.append(Question(prompt, render(prompt), _answer_text(conversation.messages[-1]), row_key(row)))
     return found
 
 

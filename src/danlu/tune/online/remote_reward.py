@@ -9,26 +9,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from danlu.core.console import warn
-from danlu.core.errors import ConfigError
+from danlu.core.errors import ConfigError, UsageError
 from danlu.core.workspace import reward_token
 from danlu.data.formats.openai import write_message
+from danlu.engine.remote.client import Client, checked_address
+from danlu.engine.remote.failures import REDIRECTS, RemoteError, shown
+from danlu.engine.remote.pace import Clock, Patience
 from danlu.tune.online.samples import RewardError, Sample, checked
-
-TOO_MANY = 429
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """A redirected POST would lose its body, and the token would travel to another host."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
 
 
 class RemoteReward:
@@ -56,16 +45,19 @@ class RemoteReward:
         batch_size: int = 64,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                "this is no address of a scoring server", where=url, hint="For instance http://host:8000/score."
-            )
+        try:
+            self.url = checked_address(url, "http://host:8000/score")
+        except UsageError as error:
+            raise ConfigError(error.what, where=error.where, hint=error.hint) from error
         if timeout <= 0 or retries < 0 or wait < 0 or batch_size < 1:
             raise ConfigError("timeout and batch_size are above 0, retries and wait are not below", where=url)
-        self.url, self.timeout, self.retries, self.wait = url, timeout, retries, wait
-        self.batch_size, self._sleep = batch_size, sleep
-        self._opener = build_opener(_NoRedirects)
+        self.batch_size = batch_size
+        self._client = Client(
+            reward_token(),
+            patience=Patience(timeout, retries, wait, jitter=False),
+            clock=Clock(sleep=sleep),
+            hints=HINTS,
+        )
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """See :class:`danlu.tune.online.samples.Reward`."""
@@ -81,53 +73,22 @@ class RemoteReward:
             "answers": [sample.answer for sample in samples],
             "references": [sample.reference for sample in samples],
         }
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if token := reward_token():
-            headers["Authorization"] = f"Bearer {token}"
-        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        text = self._send(Request(self.url, data=data, headers=headers, method="POST"))
         try:
-            answer = json.loads(text)
-        except ValueError as error:
-            raise RewardError(f"the server's answer is not JSON: {_shown(text)}", where=self.url) from error
+            answer = self._client.post(self.url, body)
+        except RemoteError as error:
+            raise RewardError(error.what, where=error.where, hint=error.hint) from error
         if not isinstance(answer, dict) or "scores" not in answer:
             raise RewardError(
-                f"the server's answer has no scores: {_shown(text)}",
+                f"the server's answer has no scores: {shown(json.dumps(answer).encode())}",
                 where=self.url,
                 hint='It has to be {"scores": [...]} with one number for each answer.',
             )
         return answer["scores"]
 
-    def _send(self, request: Request) -> bytes:
-        for attempt in range(self.retries + 1):
-            try:
-                with self._opener.open(request, timeout=self.timeout) as response:
-                    return bytes(response.read())
-            except HTTPError as error:
-                with error:
-                    told = f"the server answered {error.code}: {_shown(error.read())}"
-                if error.code != TOO_MANY and error.code < 500:
-                    raise RewardError(told, where=self.url, hint=_HINTS.get(error.code)) from error
-            except (URLError, HTTPException, OSError) as error:  # no connection, no answer in time, half an answer
-                told = f"the server gave no answer ({getattr(error, 'reason', None) or error or type(error).__name__})"
-            if attempt < self.retries:
-                pause = self.wait * 2**attempt
-                warn(f"{self.url}: {told}; asking again in {pause:g} s")
-                self._sleep(pause)
-        raise RewardError(
-            told,
-            where=self.url,
-            hint=f"It was asked {self.retries + 1} times, waiting {self.timeout:g} s each; see whether it runs.",
-        )
 
-
-_HINTS = {
+HINTS = {
     401: "Set DANLU_REWARD_TOKEN to the server's token.",
     403: "Set DANLU_REWARD_TOKEN to a token that is allowed to score.",
     404: "Check the path of the address.",
-    **dict.fromkeys((301, 302, 303, 307, 308), "Give the address that it points to."),
+    **REDIRECTS,
 }
-
-
-def _shown(body: bytes) -> str:
-    return " ".join(body[:2000].decode("utf-8", "replace").split())[:200] or "nothing"

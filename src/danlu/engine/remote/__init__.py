@@ -1,0 +1,1 @@
+"""Models behind a URL: any service that speaks OpenAI's protocol."""
