@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 LAYER = {
     "input_layernorm.weight": "input_layernorm.weight",
     "post_attention_layernorm.weight": "post_attention_layernorm.weight",
@@ -12,6 +14,14 @@ LAYER = {
     "mlp.dense_h_to_4h.weight": "mlp.gate_up_proj.weight",
     "mlp.dense_4h_to_h.weight": "mlp.down_proj.weight",
 }
+
+
+def checkpoint(shared: Path, name: str) -> Path:
+    """The folder of a checkpoint; the test is skipped where it is absent."""
+    folder = shared / "data" / "chatglm" / name
+    if not folder.is_dir():
+        pytest.skip(f"no tiny ChatGLM at {folder}")
+    return folder
 
 
 def golden(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from chatglm_tiny import as_official, golden, native_v2
+from chatglm_tiny import as_official, checkpoint, golden, native_v2
 from torch.nn import functional as F
 
 from danlu.engine.decoding import Row, decode_rows
@@ -23,10 +23,7 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 @pytest.fixture(scope="module")
 def tiny(shared: Path) -> Path:
     """The checkpoint of the second generation."""
-    folder = shared / "data/chatglm/tiny_v2"
-    if not folder.is_dir():
-        pytest.skip(f"no tiny ChatGLM2 at {folder}")
-    return folder
+    return checkpoint(shared, "tiny_v2")
 
 
 @pytest.fixture(scope="module")

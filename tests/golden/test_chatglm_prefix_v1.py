@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from chatglm_tiny import as_official, golden
+from chatglm_tiny import as_official, checkpoint, golden
 from torch.nn import functional as F
 
 from danlu.engine.decoding import Row, decode_rows
@@ -24,10 +24,7 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 @pytest.fixture(scope="module")
 def tiny(shared: Path) -> Path:
     """The checkpoint of the first generation."""
-    folder = shared / "data/chatglm/tiny_v1"
-    if not folder.is_dir():
-        pytest.skip(f"no tiny ChatGLM-6B at {folder}")
-    return folder
+    return checkpoint(shared, "tiny_v1")
 
 
 @pytest.fixture(scope="module")

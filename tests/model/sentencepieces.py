@@ -12,9 +12,13 @@ TEMPLATE = (
 )
 
 
-def sentencepiece_tokenizer() -> Any:
-    """Byte fallback, a space before each text, and a merge for every way to halve a piece, best pieces first."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+def sentencepiece_tokenizer(*, scheme: str | None = None) -> Any:
+    """Byte fallback, a space before each text, and a merge for every way to halve a piece, best pieces first.
+
+    Args:
+        scheme: of a Metaspace splitter (always, first, never) in place of a normaliser.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -37,7 +41,10 @@ def sentencepiece_tokenizer() -> Any:
             fuse_unk=True,
         )
     )
-    core.normalizer = spaces
+    if scheme is None:
+        core.normalizer = spaces
+    else:
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     core.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

@@ -18,11 +18,12 @@ from tiny import build_model
 from danlu.core.errors import ModelError
 from danlu.models.adapters import attach
 from danlu.models.gguf import read_model
-from danlu.models.gguf_config import llama3
+from danlu.models.gguf_config import complete, llama3
 from danlu.models.gguf_export.architectures import architectures
 from danlu.models.gguf_export.metadata import rope_factors
 from danlu.models.gguf_export.write import TEXTS, export_gguf
-from danlu.models.gguf_tokens import pre_tokenizers, read_fields
+from danlu.models.gguf_header import read_fields
+from danlu.models.gguf_tokens import pre_tokenizers
 from danlu.models.loading import load_model, load_tokenizer
 from danlu.models.runs import plain_model
 from danlu.verbs.export import export as export_verb
@@ -140,6 +141,34 @@ def test_variants(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     assert {name: getattr(found.config, name) for name in said} == said
 
 
+def experts(folder: Path, **changes: Any) -> Path:
+    """A tiny Qwen3 with four experts in each layer."""
+    from tiny import SIZES, build_tokenizer
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+    own = {"head_dim": 24, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+    config = Qwen3MoeConfig(**{**SIZES, **own, "norm_topk_prob": True, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+def test_experts(tmp_path: Path, kind: str) -> None:
+    folder = experts(tmp_path / "base")
+    file = written(folder, tmp_path / "out", kind)
+    kinds = {item.name: item.tensor_type.name for item in gguf.GGUFReader(file).tensors}
+    assert kinds["blk.1.ffn_gate_inp.weight"] == "F32"
+    assert kinds["blk.1.ffn_up_exps.weight"] == kind.upper()
+    if kind == "f32":
+        ids = token_batch()
+        torch.testing.assert_close(logits_of(load_model(file), ids), logits_of(original(folder), ids))
+    with pytest.raises(ModelError, match="experts in every layer"):
+        written(experts(tmp_path / "other", mlp_only_layers=[0]), tmp_path / "no")
+
+
 def test_mistral_is_written_as_llama(tiny_models: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     import shutil
 
@@ -210,6 +239,28 @@ def test_sentencepiece(tmp_path: Path) -> None:
         assert after.decode(after.encode(text)) == tokenizer.decode(tokenizer.encode(text))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "begins", "asked"),
+    [("always", False, True), ("never", False, False), ("first", True, False), ("first", False, None)],
+)
+def test_the_space_before_texts(scheme: str, begins: bool, asked: bool | None, tmp_path: Path) -> None:
+    """What llama.cpp would do behind special tokens decides; a conversation that it would read otherwise is refused."""
+    tokenizer = sentencepiece_tokenizer(scheme=scheme)
+    tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + tokenizer.chat_template
+    folder = build_model("llama", tmp_path / "base", vocab_size=len(tokenizer))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    if asked is None:
+        with pytest.raises(ModelError, match="as other tokens"):
+            written(folder, tmp_path / "out")
+        return
+    file = written(folder, tmp_path / "out")
+    assert read_fields(file)["tokenizer.ggml.add_space_prefix"] is asked
+    talk = "<s>[INST] 丹炉? [/INST]A furnace.</s>[INST] Why?"
+    assert load_tokenizer(file).encode(talk) == tokenizer.encode(talk)
+
+
 def test_every_end_of_an_answer_is_kept(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     import shutil
 
@@ -264,7 +315,7 @@ def test_other_families_are_refused_by_name(tmp_path: Path) -> None:
     from tiny import build_tokenizer
 
     build_tokenizer().save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(ModelError, match=r"gpt2 model cannot be written as GGUF.*llama, mistral, qwen2, qwen3\."):
+    with pytest.raises(ModelError, match=r"gpt2 model cannot be written as GGUF.*qwen2, qwen3, qwen3_moe\."):
         written(tmp_path / "gpt2", tmp_path / "out")
 
 
@@ -300,6 +351,30 @@ def test_a_run_with_the_verb(tiny_models: dict[str, Path], tmp_path: Path, capsy
     assert report.dtype == "f32"
     assert report.merged == (str(folder),)
     assert "out-f32.gguf" in capsys.readouterr().out
+
+
+def test_other_families_are_left_as_transformers_reads_them() -> None:
+    """Without rotary positions, or with several kinds of them, nothing is added."""
+    from transformers import Gemma3TextConfig, GPT2Config
+
+    for config, name in ((GPT2Config(), "gpt2"), (Gemma3TextConfig(), "gemma3")):
+        before = config.to_dict()
+        fields = {
+            "general.architecture": name,
+            f"{name}.rope.scaling.type": "linear",
+            f"{name}.rope.scaling.factor": 8.0,
+        }
+        assert complete(config, fields, (), None).to_dict() == before
+
+
+def test_a_model_of_plain_text(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "base"))
+    (folder / "chat_template.jinja").unlink()
+    file = written(folder, tmp_path / "out")
+    assert load_tokenizer(file).chat_template is None
+    assert (tmp_path / "out" / "Modelfile").read_text().splitlines()[1:] == ["FROM ./out-f32.gguf"]
 
 
 def test_how_llama3_stretches_is_found_again() -> None:

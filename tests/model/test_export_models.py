@@ -237,3 +237,31 @@ def test_the_verb(
     report = export_verb(run=str(checkpoint), export_format="gguf", gguf_type="f16")
     assert report.path == checkpoint / "exports" / "lora-checkpoint-4-f16"
     assert (report.path / "lora-checkpoint-4-f16.gguf").is_file()
+
+
+def test_a_fully_tuned_run_names_what_it_began_with(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    from tuning import tune, write_rows
+
+    base = Path(shutil.copytree(tiny_models["qwen2"], tmp_path / "first"))
+    (base / "README.md").write_text("---\nlicense: mit\n---\n")
+    run = tune(base, write_rows(tmp_path / "rows.jsonl"), tmp_path / "run", finetuning_type="full", max_steps=2)
+    for form in ("safetensors", "gguf"):
+        report = export_verb(run=str(run), export_format=form)
+        card = (report.path / "README.md").read_text()
+        assert "first, tuned with the method full on answers of conversations" in card
+        assert "license: mit\n" in card
+        assert "| rows.jsonl | " in card
+        assert "| learning_rate | " in card
+        assert str(tmp_path) not in card
+    assert "PARAMETER temperature 0\n" in (report.path / "Modelfile").read_text()
+
+
+def test_a_reward_model_is_no_gguf_file(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    source = replace(plain_model(str(tiny_models["llama"])), stage="rm")
+    monkeypatch.setattr("danlu.models.runs.plain_model", lambda *_: source)
+    with pytest.raises(UsageError, match="a reward model cannot be written as gguf"):
+        export_verb(model_name_or_path="any", output_dir=str(tmp_path / "out"), export_format="gguf")

@@ -97,6 +97,8 @@ def test_families_that_need_code_are_named_with_what_to_use_instead(copy: Path) 
     (copy / "tokenizer.json").unlink()
     edit(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_baichuan.BaichuanTokenizer", None]})
     (copy / "tokenizer.model").touch()
+    with pytest.raises(ModelError, match=r"baichuan-inc/Baichuan2-7B-Chat: Baichuan needs .*layout of Llama"):
+        load_model("baichuan-inc/Baichuan2-7B-Chat")  # before anything is downloaded
     with pytest.raises(ModelError, match="Baichuan"):  # and not that the tokenizer is damaged
         load_tokenizer(copy)
 

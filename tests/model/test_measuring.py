@@ -90,14 +90,14 @@ def test_the_revision_of_a_hub_model_reaches_evaluation(
 ) -> None:
     asked: list[tuple[object, ...]] = []
 
-    def fetch(name: str, *, revision: str = "main", cache_dir: object = None) -> Path:
-        asked.append((name, revision, cache_dir))
+    def fetch(name: str, *, revision: str = "main", cache_dir: object = None, source: str | None = None) -> Path:
+        asked.append((name, revision, cache_dir, source))
         return model
 
     monkeypatch.setattr("danlu.models.loading.fetch", fetch)
-    keys = {"model_revision": "v2", "cache_dir": str(tmp_path / "hub"), "max_samples": 1, **SHORT}
-    evaluate(model="someone/tiny", dataset=str(data), output_dir=str(tmp_path / "e"), **keys)
-    assert set(asked) == {("someone/tiny", "v2", str(tmp_path / "hub"))}
+    keys = {"model_revision": "v2", "model_hub": "modelscope", "cache_dir": str(tmp_path / "hub"), "max_samples": 1}
+    evaluate(model="someone/tiny", dataset=str(data), output_dir=str(tmp_path / "e"), **keys, **SHORT)
+    assert set(asked) == {("someone/tiny", "v2", str(tmp_path / "hub"), "modelscope")}
 
 
 @pytest.mark.parametrize("metrics", ["compat", "standard"])

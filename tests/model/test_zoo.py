@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from danlu.models.prefix import PrefixModel, check_prefix
 from danlu.models.zoo import families
 from danlu.tune.batches import collate, lay_out
 from danlu.tune.learner import Learner
+from danlu.tune.methods.peft_adapters import linear_names
 from danlu.tune.norms import speed_up_norms
 
 pytestmark = pytest.mark.model
@@ -92,6 +94,33 @@ def test_batches_equal_one_by_one(name: str, folder: Path, store: TokenStore) ->
         )
 
 
+def test_prompts_that_answers_share_are_computed_once(name: str, folder: Path) -> None:
+    """A prompt with several answers gives what each whole conversation gives."""
+    random = np.random.default_rng(5)
+    lengths = ((9, 5, 8), (3, 11, 2))
+    parts = [
+        [(random.integers(4, 300, n).astype(np.int32), np.full(n, place > 0)) for place, n in enumerate(row)]
+        for row in lengths
+    ]
+    model = load_model(folder, dtype="float32", device="cpu")
+    abilities = examine(model)
+    found = told(Learner(model, abilities).eval(), lay_out(parts))
+    apart = load_model(folder, dtype="float32", device="cpu")
+    for item, answer in ((0, 1), (0, 2), (1, 1), (1, 2)):
+        prompt, reply = parts[item][0], parts[item][answer]
+        whole = (np.concatenate((prompt[0], reply[0])), np.arange(len(prompt[0]) + len(reply[0])) >= len(prompt[0]))
+        expected = told(Learner(apart, replace(abilities, packed=False)).eval(), lay_out([[whole]]))
+        torch.testing.assert_close(found[2 * item + answer - 1], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def told(learner: Learner, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Log-probabilities of the trained tokens, an entry for each answer."""
+    with torch.no_grad():
+        values = learner.log_probs(learner.see(batch), batch)[0]
+    owners = batch.get("owners", torch.zeros(len(values), dtype=torch.long))
+    return [values[owners == number] for number in owners.unique()]
+
+
 def test_padded_batches_are_right_while_packed_attention_is_on(name: str, folder: Path) -> None:
     """Answers on the way are computed by the model as training has it."""
     plain = load_model(folder, dtype="float32", device="cpu", attention="eager")
@@ -140,10 +169,16 @@ def test_prompts_that_begin_alike_are_answered_alike(name: str, folder: Path) ->
         assert list(engine.generate([request])) == [together[request.key]]
 
 
-def test_layers_are_found_whatever_they_are_called(name: str, folder: Path) -> None:
-    layers = decoder_layers(load_model(folder, device="cpu"))
+def test_layers_are_called_as_the_file_says(name: str, folder: Path) -> None:
+    model = load_model(folder, device="cpu")
+    layers = decoder_layers(model)
     assert len(layers) == 2
     assert all(sum(weight.numel() for weight in layer.parameters()) > 1000 for layer in layers)
+    modules, there = families()[name].modules, set(linear_names(model))
+    listed = {*modules.attention, *modules.mlp}
+    assert there - listed <= {"shared_expert_gate"}
+    assert listed - there == ({"q_a_proj", "q_b_proj"} if name == "deepseek-v2" else set())  # its larger models
+    assert set(modules.fused) <= listed
 
 
 def test_a_family_is_trained_asked_and_merged(name: str, folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,13 @@ from tuning import losses, tune, write_rows
 from zoo_models import build
 
 from danlu.core.errors import ConfigError
+from danlu.data.named_templates import named_template
+from danlu.data.schema import Conversation, Message
+from danlu.data.templates import Template
+from danlu.engine.local import LocalEngine
+from danlu.engine.protocol import GenerationOptions, Request
 from danlu.models.abilities import examine
-from danlu.models.adapters import attach
+from danlu.models.adapters import attach, merge
 from danlu.models.attention import packed_attention
 from danlu.models.loading import load_model
 from danlu.models.zoo import families
@@ -99,6 +106,65 @@ def test_experts_that_adapters_do_not_reach_are_told(
     assert "adapters do not reach: 36,864 weights (53 %)" in capsys.readouterr().err
 
 
+def test_lora_reaches_experts_where_that_is_asked(
+    tiny: Any, tmp_path: Path, watch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 8)
+    options = {"lora_experts": True, "lora_target": "o_proj", "num_train_epochs": 3, "learning_rate": 2e-2}
+    run = tune(tiny("qwen3-moe"), rows, tmp_path / "run", **options)
+    assert "adapters do not reach" not in capsys.readouterr().err
+    moved = watch.moved()
+    assert any("experts" in name and "lora_B" in name for name in moved)
+    assert all("lora_" in name for name in moved)
+    history = losses(run)
+    assert sum(history[-2:]) < sum(history[:2])
+    ids = token_batch(2, 9)
+    expected = logits_of(watch.model(), ids)
+    torch.testing.assert_close(logits_of(attach(load_model(tiny("qwen3-moe")), run), ids), expected)
+    merged = merge(load_model(tiny("qwen3-moe")), [run])
+    torch.testing.assert_close(logits_of(merged, ids), expected, rtol=1e-4, atol=1e-4)
+    other = tune(tiny("qwen3-moe"), rows, tmp_path / "other", gradient_checkpointing=True, **options)
+    assert losses(other) == pytest.approx(history, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("llama2", {}, "a llama model has no experts"),
+        ("mixtral", {"lora_dropout": 0.1}, "lora_dropout does not go with adapters on experts"),
+        ("mixtral", {"use_dora": True}, "use_dora does not go"),
+        ("mixtral", {"finetuning_type": "adalora"}, "adalora does not reach experts"),
+    ],
+)
+def test_experts_that_cannot_be_adapted(
+    name: str, options: dict[str, Any], words: str, tiny: Any, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 4)
+    with pytest.raises(ConfigError, match=words):
+        tune(tiny(name), rows, tmp_path / "run", lora_experts=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "feedforward"),
+    [
+        ("bloom", {"query_key_value", "dense_4h_to_h"}, {"dense_4h_to_h"}),
+        ("phi3", {"qkv_proj", "down_proj"}, {"down_proj"}),
+        ("deepseek-v3", {"kv_b_proj", "down_proj"}, {"down_proj"}),
+        ("mixtral", {"k_proj", "v_proj"}, set()),
+    ],
+)
+def test_ia3_takes_the_layers_of_the_family(
+    name: str, targets: set[str], feedforward: set[str], tiny: Any, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 8)
+    run = tune(tiny(name), rows, tmp_path / "run", finetuning_type="ia3", learning_rate=5e-2)
+    told = json.loads((run / "adapter_config.json").read_text())
+    assert set(told["target_modules"]) == targets
+    assert set(told["feedforward_modules"]) == feedforward
+    with pytest.raises(ConfigError, match="no linear layer named 'value'"):
+        tune(tiny(name), rows, tmp_path / "other", finetuning_type="ia3", ia3_target="value")
+
+
 def test_transposed_layers_and_oft(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="oft does not know layers that are stored transposed"):
         tune(tiny("gpt2"), write_rows(tmp_path / "rows.jsonl", 4), tmp_path / "run", finetuning_type="oft")
@@ -120,3 +186,27 @@ def test_scores_that_are_changed_in_unknown_ways_are_refused() -> None:
     layer.layer_idx = 0
     with pytest.raises(TypeError, match="position_bias"):
         packed_attention(layer, x, x, x, None, bounds=[0, 4], position_bias=torch.zeros(1, 2, 4, 4))
+
+
+def test_a_base_model_learns_to_stop_with_the_token_of_its_named_template(tiny: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny("llama2"), base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template, tokenizer.eos_token = None, "<|endoftext|>"
+    tokenizer.save_pretrained(base)
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    (base / "generation_config.json").unlink()
+    rows = write_rows(tmp_path / "rows.jsonl", 4)
+    options = {"template": "chatml", "num_train_epochs": 30, "learning_rate": 2e-2, "lora_rank": 16}
+    run = tune(base, rows, tmp_path / "run", **options)
+    saved = AutoTokenizer.from_pretrained(run)
+    assert saved.eos_token == "<|im_end|>"
+    assert saved.chat_template == named_template("chatml").text
+    engine = LocalEngine(attach(load_model(base), run), saved, Template(saved))
+    request = Request("0", Conversation((Message("user", "What is number 3? Tell me. Tell me."),)), GenerationOptions())
+    (answer,) = engine.generate([request])
+    assert answer.finish_reason == "stop"
+    assert answer.text.startswith("It is")
+    assert "<|" not in answer.text

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from danlu.cli.compat import render_resolved, resolve_train
@@ -238,6 +238,8 @@ VALUES = st.recursive(
 
 @settings(deadline=None, max_examples=400)
 @given(values=st.dictionaries(st.sampled_from(sorted(VOCABULARY.names)), VALUES, min_size=1, max_size=3))
+@example(values={"quantization_bit": [], "name_module_trainable": None})
+@example(values={"do_predict": True, "name_module_trainable": None})
 def test_any_value_of_any_key_gives_a_configuration_or_a_usage_error(tmp_path_factory, values):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(yaml.safe_dump({"dataset": "a", "do_train": True, **values}, allow_unicode=True), encoding="utf-8")

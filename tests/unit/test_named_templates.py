@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from small_tokenizer import SmallTokenizer, make_tokenizer, talk, trained_text
 
+from danlu.core.errors import UsageError
 from danlu.data.encode import last_answer_only
-from danlu.data.named_templates import named_templates
+from danlu.data.named_templates import adopt, choose_template, named_template, named_templates
 from danlu.data.rendering import UnstableTemplateError
 from danlu.data.schema import Conversation
 from danlu.data.templates import Template
@@ -97,3 +98,55 @@ def test_where_it_comes_from_is_said(name: str) -> None:
     assert found.source
     assert found.licence
     assert len(found.about) < 100
+
+
+class Bare(SmallTokenizer):
+    """A tokenizer without a template, to which special tokens can be given."""
+
+    def add_special_tokens(self, texts: dict[str, str]) -> None:
+        self.eos_token = texts["eos_token"]
+
+
+def bare() -> Bare:
+    core = make_tokenizer(None, eos="<|end|>")
+    return Bare(core.backend_tokenizer, core.eos_token)
+
+
+def test_the_token_that_ends_turns_ends_texts() -> None:
+    tokenizer = bare()
+    assert "answers end with <|im_end|>" in str(adopt(tokenizer, "chatml"))
+    assert tokenizer.eos_token == "<|im_end|>"
+    one = Template(tokenizer)
+    assert trained_text(one, one.encode(CONVERSATIONS["two questions"])) == ["A folder.<|im_end|>", "是。<|im_end|>"]
+    assert choose_template(tokenizer, "chatml") == (None, None)
+    assert "is not used" in str(choose_template(tokenizer, "plain")[1])
+
+
+def test_without_that_token_the_end_of_text_ends_turns() -> None:
+    tokenizer = bare()
+    assert "the model has no token <end_of_turn>" in str(adopt(tokenizer, "gemma"))
+    assert tokenizer.eos_token == "<|end|>"
+    one = Template(tokenizer)
+    assert trained_text(one, one.encode(CONVERSATIONS["two questions"])) == ["A folder.<|end|>", "是。<|end|>"]
+    assert choose_template(tokenizer, "gemma") == (None, None)
+    plain = bare()
+    assert adopt(plain, "vicuna") is None
+    assert plain.eos_token == "<|end|>"
+
+
+def test_names_of_other_tools() -> None:
+    assert named_template("qwen") is named_template("chatml")
+    assert named_template("intern2").name == "internlm2"
+    tokenizer = bare()
+    adopt(tokenizer, "qwen")
+    assert choose_template(tokenizer, "chatml") == (None, None)
+    with pytest.raises(UsageError, match="no template named 'lama3'.*llama3"):
+        named_template("lama3")
+    names = [name for one in named_templates().values() for name in (one.name, *one.aliases)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", sorted(named_templates()))
+def test_the_stop_is_what_the_template_writes(name: str) -> None:
+    found = named_templates()[name]
+    assert found.stop is None or found.stop in found.text

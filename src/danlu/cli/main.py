@@ -93,9 +93,10 @@ def score(context: typer.Context, run: Run = None, model: Model = None, adapter:
 
 @app.command(context_settings=WORDS)
 def export(context: typer.Context) -> None:
-    """Write a run as a model folder that stands alone: --run DIR --output_dir FOLDER [--max_shard_size 2].
+    """Write a run as a model folder that stands alone: --run DIR [--output_dir FOLDER --max_shard_size 2].
 
-    --format original writes a ChatGLM model in the layout that it came in.
+    --format gguf writes one file for llama.cpp and Ollama [--gguf_type q8_0]; --format original writes a ChatGLM model
+    in the layout that it came in.
     """
     from danlu.cli.compat import render_resolved, resolve_export
     from danlu.core.console import note, out

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from danlu.core.console import note, out, warn
 from danlu.core.errors import MissingDependency, ModelError
@@ -99,7 +99,8 @@ def list_models(
     if packaged:
         out.print(_packaged_table(packaged))
         out.print()
-    table = Table("family", "billions", "context", "template", "licence", "", box=None)
+    name = Column("family", no_wrap=True)
+    table = Table(name, "billions", "context", Column("template", no_wrap=True), "licence", "", box=None)
     for one, fitting in known:
         remark = "not readable" if one.needs_code else "padded" if not one.packed else ""
         table.add_row(*family_cells(one, fitting), remark)
@@ -274,17 +275,21 @@ def _chatglm(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Which ChatGLM a folder in its own layout is; nothing for other models."""
     from danlu.models.chatglm.families import generation, recognise
 
-    if generation(config) != "v2":
+    if generation(config) is None:
         return {}
+    bits = {"stored_bits": config.get("quantization_bit") or None}
+    if generation(config) == "v1":
+        return {"family": "chatglm", **bits}
     family = recognise(folder, config)
-    return {"family": family.name if family else None}
+    return {"family": family.name if family else "not told by its files", **bits}
 
 
 def _gets_template(folder: Path, family: str | None) -> bool:
     """Whether the conversion of a ChatGLM folder brings a template."""
     from danlu.models.chatglm.tokenizer import CONTROL, MODEL_FILE
 
-    return family in CONTROL and (folder / MODEL_FILE).is_file()
+    first = family == "chatglm" and (folder / "ice_text.model").is_file()
+    return first or (family in CONTROL and (folder / MODEL_FILE).is_file())
 
 
 def _has_template(folder: Path) -> bool:

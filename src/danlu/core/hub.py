@@ -164,32 +164,19 @@ def snapshot(site: Site, wanted: Wanted, *, local: bool = False) -> Path:
         HubError: when it is not there, or cannot be had; one line.
         MissingDependency: without the hub's client.
     """
-    get = _from_huggingface if site == "huggingface" else _from_modelscope
     try:
         with bars(site):
-            return get(wanted, local)
+            return _copied(wanted, site, local)
     except DanluError:
         raise
     except Exception as error:  # the clients, those below them and their errors change between versions
         raise explained(error, wanted.repository, site) from error
 
 
-def _from_huggingface(wanted: Wanted, local: bool) -> Path:
-    found = huggingface().snapshot_download(
-        wanted.repository,
-        repo_type=wanted.kind,
-        revision=wanted.revision,
-        cache_dir=wanted.cache_dir,
-        local_dir=wanted.folder,
-        allow_patterns=list(wanted.allow) or None,
-        ignore_patterns=list(wanted.ignore) or None,
-        local_files_only=local,
-    )
-    return Path(found)
-
-
-def _from_modelscope(wanted: Wanted, local: bool) -> Path:
-    found = modelscope().download_repo(
+def _copied(wanted: Wanted, site: Site, local: bool) -> Path:
+    """The folder of what is wanted; the two clients take the same arguments."""
+    copy = huggingface().snapshot_download if site == "huggingface" else modelscope().download_repo
+    found = copy(
         wanted.repository,
         repo_type=wanted.kind,
         revision=wanted.revision,

@@ -119,8 +119,13 @@ def _check_bases(infos: Sequence[AdapterInfo], opened: Sequence[TrainedModel]) -
 def _check_ranks(infos: Sequence[AdapterInfo], method: str) -> None:
     configs = [read_folder_json(info.path / "adapter_config.json") for info in infos]
     for info, config in zip(infos, configs):
-        if config.get("use_dora") or config.get("modules_to_save"):
-            what = "DoRA's magnitudes" if config.get("use_dora") else f"whole modules ({config['modules_to_save']})"
+        odd = {
+            "use_dora": "DoRA's magnitudes",
+            "modules_to_save": f"whole modules ({config.get('modules_to_save')})",
+            "target_parameters": "adapters on experts",
+        }
+        what = next((words for key, words in odd.items() if config.get(key)), None)
+        if what:
             raise UsageError(
                 f"the adapter holds {what}, which are no update that could be added up", where=str(info.path)
             )

@@ -12,7 +12,8 @@ from danlu.core.errors import MissingDependency, ModelError
 from danlu.core.workspace import cache_folder
 from danlu.models.folders import made_once
 from danlu.models.gguf_config import complete
-from danlu.models.gguf_tokens import byte_level_tokenizer, read_fields, sentencepiece_tokenizer
+from danlu.models.gguf_header import read_fields, read_header
+from danlu.models.gguf_tokens import byte_level_tokenizer, sentencepiece_tokenizer
 
 LAYOUT = 2
 """Raised when the conversion changes, so that folders made by an older one are not used."""
@@ -82,18 +83,16 @@ def read_model(file: Path) -> Any:
     Raises:
         ModelError: when it has something that transformers cannot compute.
     """
-    import gguf
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.quantization_config import GgufConfig
 
     from danlu.models.quiet import quiet
 
-    tensors = {item.name: item for item in gguf.GGUFReader(file).tensors}
-    factors = tensors["rope_freqs.weight"].data if "rope_freqs.weight" in tensors else None
+    header = read_header(file)
     with quiet(), _without_bar():
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-        config = complete(config, read_fields(file), tensors, factors)
+        config = complete(config, header.fields, header.tensors, header.factors)
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,

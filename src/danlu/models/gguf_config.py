@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from danlu.core.errors import ModelError
@@ -16,7 +16,7 @@ BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_down.bia
 """Options of a configuration that only the presence of a tensor tells."""
 
 
-def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], factors: Any | None) -> Any:
+def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], factors: Sequence[float] | None) -> Any:
     """Put into a configuration what transformers does not read from a GGUF file.
 
     Args:
@@ -30,27 +30,30 @@ def complete(config: Any, fields: Mapping[str, Any], tensors: Collection[str], f
     """
     prefix = fields["general.architecture"]
     width = fields.get(f"{prefix}.attention.key_length")
-    if width is not None and config.model_type in ("llama", "mistral", "qwen2", "qwen3"):
+    if width is not None and config.model_type in ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe"):
         config.head_dim = width
     for name, tensor in BIASES.items():
         if hasattr(config, name):
             setattr(config, name, tensor in tensors)
-    rope = stretched({key.removeprefix(f"{prefix}.rope."): value for key, value in fields.items()}, factors, config)
-    if rope:
-        config.rope_parameters = {**config.rope_parameters, **rope}
+    width = fields.get(f"{prefix}.expert_feed_forward_length")
+    if width is not None and hasattr(config, "moe_intermediate_size"):
+        config.moe_intermediate_size = width
+    known = getattr(config, "rope_parameters", None) or {}
+    if "rope_theta" in known:  # families without rotary positions have none, some have several kinds of layers
+        said = {key.removeprefix(f"{prefix}.rope."): value for key, value in fields.items()}
+        config.rope_parameters = {**known, **stretched(said, factors, known["rope_theta"])}
     ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    known = sorted({number for number in ends if number is not None})
-    if known:
-        config.eos_token_id = known if len(known) > 1 else known[0]
+    stops = sorted({number for number in ends if number is not None})
+    if stops:
+        config.eos_token_id = stops if len(stops) > 1 else stops[0]
     return config
 
 
-def stretched(rope: Mapping[str, Any], factors: Any | None, config: Any) -> dict[str, Any]:
+def stretched(rope: Mapping[str, Any], factors: Sequence[float] | None, base: float) -> dict[str, Any]:
     """``rope_parameters`` beyond the base, from the keys below ``rope.`` and the tensor of factors."""
-    base = config.rope_parameters["rope_theta"]
     original = rope.get("scaling.original_context_length")
     if factors is not None:
-        return llama3([float(value) for value in factors], base, original or LLAMA3_CONTEXT)
+        return llama3(list(factors), base, original or LLAMA3_CONTEXT)
     kind = rope.get("scaling.type", "none")
     if kind == "none":
         return {}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -185,7 +184,7 @@ def sentencepiece_tokenizer(fields: Mapping[str, Any]) -> Any | None:
     from tokenizers import Tokenizer
 
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
-    types: list[int] = fields["tokenizer.ggml.token_type"]
+    types: list[int] = fields.get("tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
     prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
     unknown = fields.get("tokenizer.ggml.unknown_token_id")
@@ -248,14 +247,3 @@ def _with_names(core: Any, fields: Mapping[str, Any]) -> Any:
     )
     tokenizer.chat_template = fields.get("tokenizer.chat_template")
     return tokenizer
-
-
-def read_fields(file: Path) -> dict[str, Any]:
-    """The metadata of a GGUF file, by key.
-
-    Raises:
-        ValueError: when the file is damaged.
-    """
-    import gguf
-
-    return {key: field.contents() for key, field in gguf.GGUFReader(file).fields.items()}

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from danlu.core.console import warn
 from danlu.core.errors import ModelError
-from danlu.models.chatglm.convert import converted_family, is_original, native_folder
-from danlu.models.chatglm.families import family_names, find_family, generation
+from danlu.models.chatglm.convert import converted_family, is_original, lasting_folder, native_folder
+from danlu.models.chatglm.families import families, family_names, find_family, generation
 from danlu.models.chatglm.tokenizer import original_tokenizer
 from danlu.models.chatglm.v1 import check_first_version, register
 from danlu.models.gguf import dequantised
 from danlu.models.hub import fetch
 from danlu.models.quantize import Quantization, keep_layout, quantized
 from danlu.models.quiet import quiet
+from danlu.models.shards import Shards
 from danlu.models.sources import check_folder, read_folder_json, resolve_model
 from danlu.models.stored_bits import is_in_few_bits, ordinary, reading
-from danlu.models.zoo import family_of_type
+from danlu.models.zoo import family_of_type, find
 
 if TYPE_CHECKING:
     import torch
@@ -55,12 +56,21 @@ def model_folder(
     """
     source = resolve_model(name)
     if source.kind == "hub":
+        _refuse_unreadable(source.name)
         folder = fetch(source.name, revision=revision, cache_dir=cache_dir, source=hub)
         check_folder(folder)
         return native_folder(folder, family)
     if source.path is None:
         raise ModelError("there is no such model", where=source.name)
     return native_folder(source.path, family) if source.kind == "folder" else dequantised(source.path)
+
+
+def _refuse_unreadable(name: str) -> None:
+    """What is known to need code is not downloaded only to be refused."""
+    known = find(name)
+    if known and (why := known[0].needs_code):
+        what = f"{why.reason} needs Python code from its folder, which danlu never runs"
+        raise ModelError(what, where=name, hint=why.instead)
 
 
 def load_model(
@@ -154,6 +164,8 @@ def _from_folder(folder: Path, **options: Any) -> Any:
                 where=str(folder),
                 hint="Leave flash_attn out: sequences are then packed without it.",
             ) from error
+        if any(folder.glob("pytorch_model*.bin")):
+            Shards(folder)  # a damaged file is named, in fewer words than torch uses
         raise ModelError(
             f"the weights cannot be loaded ({_first_line(error)})",
             where=str(folder),
@@ -252,14 +264,15 @@ def load_tokenizer(
         ModelError: when there is no tokenizer, it is damaged, or it has no template although one is needed.
     """
     given = Path(path).expanduser()
-    own = given.is_dir() and has_tokenizer(given) and not is_original(given)
+    original = given.is_dir() and is_original(given)
+    if original and not has_tokenizer(given):
+        raise _no_tokenizer(given)  # before gigabytes are converted
+    own = given.is_dir() and has_tokenizer(given) and not original
+    if own:
+        _refuse_first_version(given)
     folder = given if own else model_folder(path, revision=revision, cache_dir=cache_dir)
     if not has_tokenizer(folder):
-        raise ModelError(
-            "the model folder has no tokenizer",
-            where=str(folder),
-            hint="Copy tokenizer.json and tokenizer_config.json of the base model into it.",
-        )
+        raise _no_tokenizer(lasting_folder(folder))
     tokenizer = _tokenizer(folder)
     if need_template and not tokenizer.chat_template:
         raise ModelError(
@@ -268,6 +281,28 @@ def load_tokenizer(
             hint="Name one with template=…, for instance template=chatml.",
         )
     return tokenizer
+
+
+def _refuse_first_version(folder: Path) -> None:
+    """What ChatGLM-6B's weights cannot be read is said before rows are tokenised for it."""
+    path = folder / "config.json"
+    config = read_folder_json(path) if path.is_file() else {}
+    if generation(config) == "v1":
+        check_first_version(config, str(path))
+
+
+def _no_tokenizer(folder: Path) -> ModelError:
+    """Names the files that a folder of its kind needs."""
+    path = folder / "config.json"
+    config = read_folder_json(path) if path.is_file() else {}
+    file = {"v1": "ice_text.model", "v2": "tokenizer.model"}.get(str(generation(config)), "tokenizer.json")
+    if config.get("padded_vocab_size") in {family.vocabulary for family in families().values() if family.vocabulary}:
+        file = "tokenizer.json"
+    return ModelError(
+        "the model folder has no tokenizer",
+        where=str(folder),
+        hint=f"Copy {file} and tokenizer_config.json of the base model into it.",
+    )
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -7,6 +7,7 @@ beside it, so training can go on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,6 @@ class PrefixEncoder(nn.Module):
         """
         from peft import PrefixTuningConfig
 
-        folder.mkdir(parents=True, exist_ok=True)
         config = PrefixTuningConfig(
             task_type="CAUSAL_LM",
             inference_mode=True,
@@ -159,14 +159,7 @@ class PrefixEncoder(nn.Module):
             num_transformer_submodules=1,
             encoder_hidden_size=self.hidden_size,
         )
-        config.save_pretrained(str(folder))
-        table = self.table().detach().float().cpu().contiguous()
-        with replacing(folder / TABLE_FILE) as temporary:
-            write_tensors({TABLE_KEY: table}, temporary)
-        if self.projection:
-            state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-            with replacing(folder / NETWORK_FILE) as temporary:
-                write_tensors(state, temporary)
+        save_table(folder, config, self.table(), self.state_dict() if self.projection else None)
 
     @classmethod
     def load(cls, folder: Path, config: Any, *, dropout: float = 0.0) -> PrefixEncoder:
@@ -216,6 +209,28 @@ def filled_cache(keys_and_values: Tensor, batch: int, dtype: torch.dtype) -> Any
         keys, values = (part.expand(batch, -1, -1, -1).contiguous() for part in pair)
         cache.update(keys, values, layer)
     return cache
+
+
+def save_table(folder: Path, config: Any, table: Tensor, network: Mapping[str, Tensor] | None) -> None:
+    """Write a trained table as PEFT does, and the weights of the network that makes it.
+
+    Args:
+        folder: made if needed.
+        config: PEFT's description of it.
+        table: a row for each virtual token.
+        network: weights by name; None where the table is all there is.
+
+    Raises:
+        RunError: when it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    with replacing(folder / TABLE_FILE) as temporary:
+        write_tensors({TABLE_KEY: table.detach().float().cpu().contiguous()}, temporary)
+    if network is not None:
+        state = {name: value.detach().cpu().contiguous() for name, value in network.items()}
+        with replacing(folder / NETWORK_FILE) as temporary:
+            write_tensors(state, temporary)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

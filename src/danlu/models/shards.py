@@ -38,6 +38,7 @@ NAMES = {code: name for name, code in CODES.items()}
 
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}
 ALIGNMENT = 8
+POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +145,21 @@ def zip_file(path: Path) -> bool:
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:
+    with path.open("rb") as stream:
+        if stream.read(len(POINTER)) == POINTER:
+            return ModelError(
+                "this is a pointer of Git LFS, not the weights themselves",
+                where=str(path),
+                hint="Fetch the real file, for instance with `git lfs pull`.",
+            )
     lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if path.suffix == ".bin":
+        reason = reason.partition(". ")[0]  # torch goes on with advice about its own arguments
+        if reason == "Weights only load failed":
+            reason = "it is no file of torch.save, or holds more than tensors"
     return ModelError(
-        f"the weight file cannot be read ({lines[0] if lines else type(error).__name__})",
+        f"the weight file cannot be read ({reason})",
         where=str(path),
         hint="Check that it was copied whole.",
     )

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from danlu.core.console import warn
 from danlu.core.errors import ModelError
-from danlu.core.files import replacing
-from danlu.models.prefix import NETWORK_FILE, TABLE_FILE, TABLE_KEY, filled_cache, read_tensors, write_tensors
+from danlu.models.prefix import NETWORK_FILE, TABLE_FILE, TABLE_KEY, filled_cache, read_tensors, save_table
 from danlu.models.sources import read_folder_json
 
 Network = Literal["mlp", "lstm"]
@@ -118,7 +117,6 @@ class SoftPrompt(nn.Module):
         """
         from peft import PromptEncoderConfig, PromptTuningConfig
 
-        folder.mkdir(parents=True, exist_ok=True)
         values: dict[str, Any] = {
             "task_type": "CAUSAL_LM",
             "inference_mode": True,
@@ -137,13 +135,8 @@ class SoftPrompt(nn.Module):
                 encoder_num_layers=self.encoder.layers,
                 encoder_dropout=self.encoder.dropout,
             )
-        config.save_pretrained(str(folder))
-        with replacing(folder / TABLE_FILE) as temporary, torch.no_grad():
-            write_tensors({TABLE_KEY: self.table().float().cpu().contiguous()}, temporary)
-        if self.encoder is not None:
-            state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-            with replacing(folder / NETWORK_FILE) as temporary:
-                write_tensors(state, temporary)
+        with torch.no_grad():
+            save_table(folder, config, self.table(), None if self.encoder is None else self.state_dict())
 
     @classmethod
     def load(cls, folder: Path, config: Any, *, dropout: float = 0.0) -> SoftPrompt:

@@ -70,7 +70,7 @@ class Modules(_Entry):
 
     Attributes:
         attention: of attention, or what stands in its place.
-        mlp: of the feed-forward layers.
+        mlp: of the feed-forward layers; the last one leads back to the hidden size.
         fused: those of them whose weights are read past the layer by a fused kernel: adapters would be ignored.
     """
 

@@ -118,10 +118,12 @@ class Session:
             + (", activations recomputed" if plan.checkpointing else "")
             + (f", {plan.processes} processes" if plan.processes > 1 else "")
         )
-        if shape.experts and family(self.config.method.finetuning_type).kind == "peft":
+        adapted = family(self.config.method.finetuning_type).kind == "peft"
+        if shape.experts and adapted and not self.config.lora.lora_experts:
             note(
                 f"the experts are one tensor a layer, which adapters do not reach: {shape.experts:,} weights "
-                f"({100 * shape.experts / plan.parameters:.0f} %) stay as they are"
+                f"({100 * shape.experts / plan.parameters:.0f} %) stay as they are; "
+                "finetuning_type=lora lora_experts=true adapts them too"
             )
         if self.config.task.stage in ONLINE:
             options = self.config.optimizer

@@ -10,6 +10,7 @@ from danlu.core.config import build
 from danlu.core.console import note, out
 from danlu.core.errors import ModelError, UsageError
 from danlu.core.files import expanded, write_json
+from danlu.models.chatglm.families import find_family
 from danlu.models.export_config import ConvertConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def convert(source: str | Path, target: str | Path, **keys: Any) -> Path:
         RunError: when the folder holds something else, or there is no room; nothing half is left.
     """
     options = build(ConvertConfig, keys, where="danlu convert")
+    if options.family:
+        find_family(options.family)
     if options.model or _is_adapter(source):
         return _adapter(source, target, options)
     if options.convert_format == "original":
@@ -55,7 +58,6 @@ def convert(source: str | Path, target: str | Path, **keys: Any) -> Path:
     packed = found.kind in ("gguf", "packaged")
     if packed and options.family:
         raise UsageError("family says which ChatGLM a folder is; a GGUF file says it itself", where="--family")
-    note("Converting …")
     with whole_folder(folder, marker=RECORD) as temporary:
         (_from_gguf if packed else _from_folder)(found, temporary, options)
     out.print(str(folder), style="accent", markup=False, soft_wrap=True)
@@ -65,12 +67,15 @@ def convert(source: str | Path, target: str | Path, **keys: Any) -> Path:
 def _is_adapter(source: str | Path) -> bool:
     """Whether a folder on this machine holds an adapter and no whole model."""
     from danlu.core.checkpoints import follow
+
+    folder = follow(expanded(source))
+    if not folder.is_dir():
+        return False
     from danlu.models.chatglm.prefix import is_prefix_alone
     from danlu.models.sources import has_weights
 
-    folder = follow(expanded(source))
-    if not folder.is_dir() or is_prefix_alone(folder):
-        return folder.is_dir()
+    if is_prefix_alone(folder):
+        return True
     whole = (folder / "config.json").is_file() and has_weights(folder)
     return (folder / "adapter_config.json").is_file() and not whole
 
@@ -93,17 +98,20 @@ def _from_folder(source: ModelSource, folder: Path, options: ConvertConfig) -> N
     from danlu.models.chatglm.convert import is_original
     from danlu.models.chatglm.layout import read_layout
     from danlu.models.hub import fetch
+    from danlu.models.loading import check_architecture
     from danlu.models.sources import check_folder, read_folder_json
 
     original = source.path or fetch(source.name)
     check_folder(original)
     if not is_original(original):
+        check_architecture(original)
         raise ModelError(
             "there is nothing to convert: this folder is not in the layout of ChatGLM2",
             where=str(original),
             hint="Use it as it is; `danlu export` writes a model in another precision.",
         )
     layout = read_layout(original, read_folder_json(original / "config.json"), options.family)
+    note("Converting …")
     dtype = None if options.dtype == "auto" else options.dtype
     write(original, folder, layout=layout, dtype=dtype, shard_size=options.max_shard_size)
 
@@ -113,6 +121,7 @@ def _from_gguf(source: ModelSource, folder: Path, options: ConvertConfig) -> Non
     from danlu.models.loading import load_model, load_tokenizer
     from danlu.models.weights import save_weights
 
+    note("Converting …")
     save_weights(load_model(source.name, dtype=options.dtype, device="cpu"), folder, shard_size=options.max_shard_size)
     load_tokenizer(source.name).save_pretrained(folder)
     write_json(folder / RECORD, {"danlu": __version__, "source": str(source.path), "family": None})

@@ -48,7 +48,8 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
 
 def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | None) -> ExportReport:
     """Write the form that is asked for."""
-    target = _target(options, source)
+    chosen = _format(options, source)
+    target = _target(options, source, chosen)
     source = replace(source, options=_card(trained))
     form: dict[str, Any] = {"device": options.device}
     weights: dict[str, Any] = {
@@ -56,7 +57,6 @@ def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | N
         "legacy_bin": options.legacy_bin,
         "dtype": options.dtype,
     }
-    chosen = _format(options, source)
     if source.stage == "rm" and chosen != "safetensors":
         raise UsageError(
             f"a reward model cannot be written as {chosen}: it gives a number, not text",
@@ -87,13 +87,13 @@ def _format(options: ExportConfig, source: TrainedModel) -> str:
     return "original" if source.stage != "rm" and converted_family(model_folder(source.model)) else "safetensors"
 
 
-def _target(options: ExportConfig, source: TrainedModel) -> Path:
+def _target(options: ExportConfig, source: TrainedModel, chosen: str) -> Path:
     """The folder to write: the one that is named, or one below the run that tells the run and the form."""
     if options.output_dir is not None or source.run is None:
         return Path(str(options.output_dir)).expanduser()
     run = source.run.resolve()
     name = run.name if step_of(run) is None else f"{run.parent.name}-{run.name}"
-    form = {"safetensors": "", "gguf": f"-{options.gguf_type}"}.get(options.export_format, f"-{options.export_format}")
+    form = {"safetensors": "", "gguf": f"-{options.gguf_type}"}.get(chosen, f"-{chosen}")
     return source.run / "exports" / f"{name}{form}"
 
 

@@ -12,7 +12,7 @@ from danlu.core.console import note, warn
 from danlu.core.manifest import DataRecord
 from danlu.data.encode import EncodingRules
 from danlu.data.loading import SourceInfo
-from danlu.data.named_templates import choose_template
+from danlu.data.named_templates import adopt, choose_template
 from danlu.data.prepare import Prepared, Selection
 from danlu.data.templates import Template
 from danlu.tune.config import TrainConfig
@@ -34,11 +34,9 @@ def open_text(tokenizer: Any, config: TrainConfig, stop_ids: Iterable[int] = ())
     if config.task.stage == "pt" and not tokenizer.chat_template and not config.encode.template:
         plain, _ = choose_template(tokenizer, "plain")  # text needs no turns; nothing is written into the tokenizer
         return Text(tokenizer, Template(tokenizer, source=plain, stop_ids=stop_ids))
-    source, remark = choose_template(tokenizer, config.encode.template)
+    remark = adopt(tokenizer, config.encode.template)
     if remark:
         note(remark)
-    if source:
-        tokenizer.chat_template = source
     options: dict[str, Any] = (
         {} if config.encode.enable_thinking is None else {"enable_thinking": config.encode.enable_thinking}
     )

@@ -37,10 +37,14 @@ def check_as_asked(asked: Mapping[str, Any]) -> None:
             hint="Measure in a second command with --do_eval, or use a configuration file, where it can.",
         )
     if stage == "sft" and _on(asked.get("do_predict")) and not generating:
-        raise UsageError("Please enable `predict_with_generate` to save model predictions.")
+        raise UsageError(
+            "Please enable `predict_with_generate` to save model predictions.", hint="Add --predict_with_generate."
+        )
     bits = asked.get("quantization_bit")
     if bits is not None and str(bits) not in ("4", "8"):
-        raise UsageError("quantization_bit is 4 or 8", where=f"--quantization_bit {bits}")
+        raise UsageError(
+            "quantization_bit is 4 or 8", where=f"quantization_bit={bits!r}", hint="Give one of them, or leave it out."
+        )
     if bits is not None and (method in ("full", "freeze") or (method == "p_tuning" and _on(asked.get("fp16")))):
         raise UsageError(
             f"quantised weights cannot be trained with finetuning_type {method}",

@@ -17,6 +17,10 @@ OWN = {"run", "format", "export_format"}
 """Names that only danlu has: with one of them flags are no longer those of the old tool."""
 
 
+SHORT = "format → export_format"
+"""Not told: ``--format`` is the documented flag, and no other tool's."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedExport:
     """An export command, understood; as :class:`danlu.cli.compat.train.Resolved`."""
@@ -49,7 +53,7 @@ def resolve_export(words: Sequence[str]) -> ResolvedExport:
     where = str(written.file or COMMAND_LINE)
     config = build(ExportConfig, translation.values, where=where, places=translation.places)
     check_export(config)
-    notes = (*written.notes, *translation.notes)
+    notes = tuple(note for note in (*written.notes, *translation.notes) if note != SHORT)
     return ResolvedExport(config, notes, mode, tuple(words), translation.places, written.dry_run)
 
 

@@ -118,7 +118,7 @@ def convert(
     order = {name: number for number, name in enumerate(shards.stored)}
     made = sorted(native_tensors(layout), key=lambda item: order[item.pieces[0].name])  # no file is opened twice
     tensors = [_stored(item, shards.stored, dtype) for item in made]
-    write_tokenizer_files(source, target, layout.family)
+    write_tokenizer_files(source, target, layout)
     room_for(target, sum(tensor.size for tensor in tensors), target)
     values = (_cast(item.build(shards.read), dtype) for item in made)
     write_shards(target, tensors, values, limit=max(int(shard_size * 1e9), 1))
@@ -184,24 +184,26 @@ def _generation_config(source: Path) -> dict[str, Any] | None:
     return read_folder_json(path) if path.is_file() else None
 
 
-def write_tokenizer_files(source: Path, target: Path, family: str) -> None:
+def write_tokenizer_files(source: Path, target: Path, layout: Layout) -> None:
     """Write a tokenizer that transformers reads by itself: converted from ``tokenizer.model``, or copied.
 
     Raises:
-        ModelError: when ``tokenizer.model`` is damaged.
+        ModelError: when ``tokenizer.model`` is damaged, or has more tokens than the model.
         MissingDependency: when a package that reads it is missing.
     """
-    from danlu.models.chatglm.tokenizer import CONTROL, MODEL_FILE, write_tokenizer
+    from danlu.models.chatglm.tokenizer import CONTROL, MODEL_FILE, check_vocabulary, write_tokenizer
 
-    if (source / MODEL_FILE).is_file() and family in CONTROL:
-        write_tokenizer(source, target, family)
+    if (source / MODEL_FILE).is_file() and layout.family in CONTROL:
+        check_vocabulary(source, layout.family, layout.vocabulary)
+        write_tokenizer(source, target, layout.family)
     elif (source / "tokenizer.json").is_file():
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
     else:
+        file = MODEL_FILE if layout.family in CONTROL else "tokenizer.json"
         note(
-            f"{source.name} has no tokenizer that can be converted: training and answering need tokenizer.json and "
+            f"{source.name} has no tokenizer that can be converted: training and answering need {file} and "
             "tokenizer_config.json beside config.json"
         )
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from danlu.core.console import note
+from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.models.chatglm.families import Family, families, recognise
 
@@ -168,6 +168,8 @@ def _check_variant(config: Mapping[str, Any], where: str) -> None:
 def _family(folder: Path, config: Mapping[str, Any], asked: str | None) -> Family:
     found = recognise(folder, config, asked)
     if found is not None:
+        if asked is not None:
+            _say_other(folder, found.name, getattr(recognise(folder, config), "name", None))
         return _long_enough(folder, config, found, asked)
     if _ratio(config) != 1:
         raise ModelError(
@@ -186,6 +188,13 @@ def _family(folder: Path, config: Mapping[str, Any], asked: str | None) -> Famil
 def _say_assumed(folder: Path, name: str) -> None:
     """Said once in a process, however often the folder is looked at."""
     note(f"{folder.name}: nothing says which ChatGLM this is; taken as {name} (danlu convert --family)")
+
+
+@cache
+def _say_other(folder: Path, name: str, told: str | None) -> None:
+    """A family that is asked for wins over the signs of the files, but not in silence."""
+    if told not in (None, name):
+        warn(f"{folder.name}: its files say {told}; taken as {name}, as asked")
 
 
 def _long_enough(folder: Path, config: Mapping[str, Any], family: Family, asked: str | None) -> Family:

@@ -72,6 +72,27 @@ def write_tokenizer(source: Path, target: Path, family: str) -> None:
     open_tokenizer(source, family).save_pretrained(target)
 
 
+def check_vocabulary(folder: Path, family: str, rows: int) -> None:
+    """Refuse a ``tokenizer.model`` with ids for which the model has no embedding.
+
+    Args:
+        folder: an original folder.
+        family: ``chatglm2`` or ``chatglm3``.
+        rows: of the model's embedding table.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    processor, _ = read_sentencepiece(folder / MODEL_FILE)
+    size = processor.vocab_size() + len(CONTROL[family])
+    if size > rows:
+        raise ModelError(
+            f"this tokenizer has {size} tokens, and the model has room for {rows}",
+            where=str(folder / MODEL_FILE),
+            hint=f"Copy the {MODEL_FILE} that belongs to this model into the folder.",
+        )
+
+
 def open_tokenizer(folder: Path, family: str) -> Any:
     """The tokenizer of an original folder with its chat template: a fast one if that is exact."""
     try:

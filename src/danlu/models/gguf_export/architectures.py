@@ -59,4 +59,11 @@ def architecture_of(config: Any) -> Architecture:
             f"llama.cpp computes {found.gguf} models with the activation silu; this one has {config.hidden_act}",
             hint="Export safetensors instead.",
         )
+    mixed = getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1
+    if mixed or not getattr(config, "norm_topk_prob", True):
+        raise ModelError(
+            f"llama.cpp's {found.gguf} models have experts in every layer, with shares that add up to one",
+            where=f"{config.model_type} with mlp_only_layers, decoder_sparse_step or norm_topk_prob",
+            hint="Export safetensors instead.",
+        )
     return found

@@ -19,6 +19,12 @@ FILE_TYPES = {
     "q8_0": "MOSTLY_Q8_0",
     "q4_0": "MOSTLY_Q4_0",
 }
+BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 34 / 32}
+"""Of a weight, at most: with 4 bits some tensors keep 8."""
+
+FUSED = {"mlp.experts.gate_up_proj": ("ffn_gate_exps", "ffn_up_exps")}
+"""Parameters of transformers whose rows (of each expert) are those of two tensors, one below the other."""
+
 KEPT_LONGER = ("token_embd", "output")
 """With 4 bits these keep 8: they decide every token, and are a small part of a large model."""
 
@@ -32,12 +38,18 @@ class Stored:
         source: name of the model's parameter.
         kind: ``gguf.GGMLQuantizationType`` of its numbers.
         heads: number of heads whose rows are reordered, None if they stay.
+        rows: which of the parameter's rows, for a tensor that is a part of it; None for all.
     """
 
     name: str
     source: str
     kind: Any
-    heads: int | None
+    heads: int | None = None
+    rows: slice | None = None
+
+    def part_of(self, value: Any) -> Any:
+        """The numbers of a parameter that this tensor holds (a view)."""
+        return value if self.rows is None else value[..., self.rows, :]
 
     def bytes_of(self, value: Any) -> Any:
         """The numbers of a parameter as they stand in the file (a numpy array)."""
@@ -63,23 +75,31 @@ def plan(model: Any, architecture: Architecture, kind: GgufType) -> list[Stored]
     config = model.config
     arch = next(item for item, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.gguf)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    stored = []
+    stored: list[Stored] = []
     for source, value in model.named_parameters():
+        layer, _, inner = source.removeprefix("model.layers.").partition(".")
+        if inner in FUSED:
+            half = value.shape[-2] // 2
+            for number, part in enumerate(FUSED[inner]):
+                name, rows = f"blk.{layer}.{part}.weight", slice(number * half, (number + 1) * half)
+                stored.append(Stored(name, source, _kind(name, value, kind), rows=rows))
+            continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ModelError(
                 f"the weight {source} has no place in a GGUF file of the kind {architecture.gguf}",
                 hint="Export safetensors instead.",
             )
+        name = name if source.endswith((".weight", ".bias")) else f"{name}.weight"
         stored.append(Stored(name, source, _kind(name, value, kind), _heads(source, config, architecture)))
     return stored
 
 
 def _kind(name: str, value: Any, wanted: GgufType) -> Any:
-    """Vectors stay in float32, and rows that are no whole number of blocks in float16."""
+    """Vectors and what chooses experts stay in float32, and rows that are no whole number of blocks in float16."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    if value.dim() == 1:
+    if value.dim() == 1 or "ffn_gate_inp" in name:
         return GGMLQuantizationType.F32
     longer = wanted == "q4_0" and name.split(".", maxsplit=1)[0] in KEPT_LONGER
     kind = GGMLQuantizationType["Q8_0" if longer else wanted.upper()]
@@ -122,7 +142,8 @@ def write_tensors(writer: Any, model: Any, stored: list[Stored]) -> None:
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", (len(factors),), numpy.dtype("float32"), 4 * len(factors))
     for item in stored:
-        shape, count = tuple(parameters[item.source].shape), parameters[item.source].numel()
+        part = item.part_of(parameters[item.source])
+        shape, count = tuple(part.shape), part.numel()
         block, size = gguf.GGML_QUANT_SIZES[item.kind]
         writer.add_tensor_info(item.name, shape, numpy.dtype("float32"), count // block * size, raw_dtype=item.kind)
     writer.write_header_to_file()
@@ -138,7 +159,7 @@ def _each(parameters: dict[str, Any], stored: list[Stored]) -> Iterator[tuple[st
     import torch
 
     for item in stored:
-        parameter = parameters[item.source]
-        value = parameter.detach().float().cpu().numpy()
+        part = item.part_of(parameters[item.source].data)
+        value = part.float().cpu().contiguous().numpy()
         yield item.name, item.bytes_of(value)
-        parameter.data.copy_(torch.from_numpy(item.rounded(value).reshape(value.shape)))
+        part.copy_(torch.from_numpy(item.rounded(value).reshape(value.shape)))

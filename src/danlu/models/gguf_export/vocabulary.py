@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from danlu.core.console import warn
+from danlu.core.console import note, warn
 from danlu.core.errors import ModelError
 from danlu.models.gguf_tokens import TokenType, recognise
 
@@ -82,7 +82,7 @@ def vocabulary_of(tokenizer: Any, rows: int, *, stop_ids: Sequence[int] = ()) ->
             raise _unknown_split()
         merges = [item if isinstance(item, str) else " ".join(item) for item in model["merges"]]
         return Vocabulary("gpt2", kind.name, tokens, types, merges=merges, flags=flags, ids=ids)
-    flags["add_space_prefix"] = _space_prefix(core)
+    flags["add_space_prefix"] = _space_prefix(core, tokenizer)
     scores = _scores(model, tokens, types)
     return Vocabulary("llama", "default", tokens, types, scores=scores, flags=flags, ids=ids)
 
@@ -148,18 +148,33 @@ def _ids(tokenizer: Any, stop_ids: Sequence[int]) -> dict[str, int]:
     return {name: number for name, number in ids.items() if number is not None}
 
 
-def _space_prefix(core: Mapping[str, Any]) -> bool:
-    """Whether a space is put before a text (SentencePiece's dummy prefix), as llama.cpp would at each piece of it."""
+def _space_prefix(core: Mapping[str, Any], tokenizer: Any) -> bool:
+    """Whether a space is put before a text (SentencePiece's dummy prefix), as llama.cpp would at each piece of it.
+
+    A tokenizer that puts it before the first piece only puts none into a conversation that begins with a special token.
+    """
     splitter, normalizer = core["pre_tokenizer"] or {}, core["normalizer"] or {}
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     kinds = [step["type"] for step in steps]
     if splitter.get("type") == "Metaspace" and not steps and not splitter.get("split", True):
         if splitter["prepend_scheme"] == "first":
-            warn("llama.cpp writes a space also behind special tokens, where this tokenizer writes none")
-        return bool(splitter["prepend_scheme"] != "never")
+            if _begins_special(tokenizer):
+                note(
+                    "Conversations have no space behind their first token, so a text by itself is read without one too."
+                )
+                return False
+            return True
+        return bool(splitter["prepend_scheme"] == "always")
     if not splitter and kinds in (["Prepend", "Replace"], ["Replace"]):
         return "Prepend" in kinds
     raise _unknown_split()
+
+
+def _begins_special(tokenizer: Any) -> bool:
+    if not tokenizer.chat_template:
+        return False
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    return bool(text.startswith(tuple(tokenizer.all_special_tokens)))
 
 
 def _scores(model: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> list[float]:

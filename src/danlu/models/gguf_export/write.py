@@ -17,7 +17,7 @@ from danlu.models.folders import room_for, whole_folder
 from danlu.models.gguf import read_model, read_tokenizer
 from danlu.models.gguf_export.architectures import Architecture, architecture_of
 from danlu.models.gguf_export.metadata import add_metadata
-from danlu.models.gguf_export.tensors import FILE_TYPES, GgufType, plan, write_tensors
+from danlu.models.gguf_export.tensors import BYTES, FILE_TYPES, GgufType, plan, write_tensors
 from danlu.models.gguf_export.vocabulary import Vocabulary, vocabulary_of
 from danlu.models.loading import load_model, load_tokenizer, stop_ids
 from danlu.models.modelfile import Serving, modelfile
@@ -30,10 +30,11 @@ TEXTS = (
     "def add(a, b):\n    return a + b  # 42\n\n\tprint(add(1, 22222))",
     "丹炉把原始文本炼成会回答的小模型。２０２６年，第 3 次。",
     "日本語とрусский, العربية, हिन्दी 🙂👩‍🔬 naïve café…",
-    "   leading, trailing   \n\n\n  and <b>tags</b> &amp; http://a.b/c?d=e#f  ",
-    "",
+    "runs   of spaces, \n\n\n  lines and <b>tags</b> &amp; http://a.b/c?d=e#f  ",
+    "?",
 )
-"""What a vocabulary is compared with before and after."""
+"""What a vocabulary is compared with before and after. None begins with a space: some tokenizers of Llama's kind put
+no further one there, llama.cpp does."""
 
 
 def export_gguf(
@@ -74,19 +75,22 @@ def export_gguf(
     vocabulary = _as_trained(vocabulary_of(tokenizer, base.config.vocab_size, stop_ids=ends), tokenizer, template)
     merged, change = merged_and_compared(cast_weights(base, torch.float32), infos)
     with whole_folder(target, marker=MARKER) as folder:
-        room_for(folder, count_parameters(merged) * 4, target)
+        parameters = count_parameters(merged)
+        room_for(folder, int(parameters * BYTES[kind]), target)
         file = folder / f"{target.name.removesuffix(f'-{kind}')}-{kind}.gguf"
         exact = probe(merged)
         _write(file, merged, vocabulary, tokenizer.chat_template, architecture=architecture, kind=kind)
         expected = probe(merged)
         rounding = _said(difference(expected, exact), kind)
-        reloaded = _check(file, expected, tokenizer, architecture)
+        del merged, base  # the file is read back into their place
+        _check_tokens(file, tokenizer, plain=vocabulary.flags.get("add_space_prefix", True))
+        reloaded = _check_logits(file, expected, architecture)
         told = modelfile(file.name, template, serving, writes_bos=vocabulary.flags["add_bos_token"])
         (folder / "Modelfile").write_text(told, encoding="utf-8")
         report = report_of(
             folder,
             target,
-            count_parameters(merged),
+            parameters,
             kind,
             adapters=(infos, None),
             differences=(change, reloaded, rounding),
@@ -160,10 +164,10 @@ def _said(change: float, kind: str) -> float:
     return change
 
 
-def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture) -> float | None:
-    """Compare tokens, then logits, of what is read from the file; how far the logits differ, None if not compared."""
+def _check_tokens(file: Path, tokenizer: Any, *, plain: bool) -> None:
+    """Compare how texts are read, by themselves (if ``plain``) and in conversations."""
     again = read_tokenizer(file)
-    for text in (*TEXTS, *_conversations(tokenizer)):
+    for text in [*(TEXTS if plain else ()), *_conversations(tokenizer)]:
         ours, theirs = (item.encode(text, add_special_tokens=False) for item in (tokenizer, again))
         if ours != theirs:
             raise ModelError(
@@ -171,6 +175,10 @@ def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture
                 where=str(file),
                 hint="Nothing was exported. Export safetensors and use llama.cpp's own converter.",
             )
+
+
+def _check_logits(file: Path, expected: Any, architecture: Architecture) -> float | None:
+    """How far the logits of what is read from the file differ; None if nothing here reads it."""
     if not architecture.read_back:
         note(
             f"Experimental: nothing here reads a {architecture.gguf} GGUF file back, so its weights are not compared. "
@@ -189,8 +197,11 @@ def _check(file: Path, expected: Any, tokenizer: Any, architecture: Architecture
 
 
 def _conversations(tokenizer: Any) -> list[str]:
-    """A short conversation as the chat template writes it, with its control tokens."""
+    """Short conversations as the chat template writes them, with its control tokens."""
     if not tokenizer.chat_template:
         return []
-    turns = [{"role": "user", "content": TEXTS[2]}, {"role": "assistant", "content": TEXTS[0]}]
-    return [tokenizer.apply_chat_template(turns, tokenize=False)]
+    talks = [
+        [{"role": "user", "content": asked}, {"role": "assistant", "content": said}, {"role": "user", "content": asked}]
+        for asked, said in zip(TEXTS, reversed(TEXTS))
+    ]
+    return [tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) for talk in talks]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.core.errors import UsageError
+from danlu.core.errors import ConfigError, UsageError
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
 from danlu.tune.methods.lora import alpha, whole
@@ -47,8 +47,14 @@ def check(config: TrainConfig, steps: int) -> None:
 
 
 def apply(model: Any, config: TrainConfig) -> Tuned:
-    """Put adapters beside the chosen linear layers, or continue given ones with a new schedule."""
+    """Put adapters beside the chosen linear layers, or continue given ones with a new schedule.
+
+    Raises:
+        ConfigError: when a target module does not exist, or experts are to be adapted.
+    """
     options = config.adalora
+    if config.lora.lora_experts:
+        raise ConfigError("adalora does not reach experts", where="lora_experts", hint="Use finetuning_type=lora.")
 
     def settings(base: Any) -> Any:
         from peft import AdaLoraConfig

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from danlu.core.errors import ConfigError
+from danlu.models.zoo import family_of_type
 from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
-from danlu.tune.methods.peft_adapters import load, put_on, save, targets
+from danlu.tune.methods.peft_adapters import linear_names, load, put_on, save, targets
+from danlu.tune.options.methods import Ia3Options
 
 __all__ = ["apply", "load", "save"]
 
@@ -26,8 +28,9 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     def settings(base: Any) -> Any:
         from peft import IA3Config
 
-        chosen = targets(base, options.ia3_target, "ia3_target")
-        inside = targets(base, options.ia3_feedforward, "ia3_feedforward")
+        wanted = _of_the_family(base, options)
+        chosen = targets(base, wanted.ia3_target, "ia3_target")
+        inside = targets(base, wanted.ia3_feedforward, "ia3_feedforward")
         outside = [name for name in inside if name not in chosen]
         if outside:
             raise ConfigError(
@@ -38,3 +41,20 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
         return IA3Config(task_type="CAUSAL_LM", target_modules=chosen, feedforward_modules=inside)
 
     return put_on(model, config, settings)[0]
+
+
+KEYS_AND_VALUES = ("k_proj", "v_proj", "query_key_value", "qkv_proj", "kv_b_proj")
+"""What families call the layers that make keys and values, perhaps together with queries."""
+
+
+def _of_the_family(model: Any, options: Ia3Options) -> Ia3Options:
+    """The options, with the names that the model's family has where the usual ones are meant and it lacks them."""
+    usual, family = Ia3Options(), family_of_type(str(model.config.model_type))
+    same = (options.ia3_target, options.ia3_feedforward) == (usual.ia3_target, usual.ia3_feedforward)
+    if family is None or not same or linear_names(model).keys() >= set(usual.ia3_target):
+        return options
+    outside = tuple(name for name in family.modules.attention if name in KEYS_AND_VALUES)
+    inside = family.modules.mlp[-1:]
+    if not outside:
+        return options
+    return options.model_copy(update={"ia3_target": (*outside, *inside), "ia3_feedforward": inside})

@@ -10,8 +10,8 @@ from danlu.tune.config import TrainConfig
 from danlu.tune.methods import Tuned
 from danlu.tune.methods import low_rank_start as start
 from danlu.tune.methods.low_rank import speed_up
+from danlu.tune.methods.peft_adapters import expert_names, put_on, targets
 from danlu.tune.methods.peft_adapters import load as load_adapter
-from danlu.tune.methods.peft_adapters import put_on, targets
 from danlu.tune.methods.peft_adapters import save as save_adapter
 from danlu.tune.options.methods import LoraOptions
 
@@ -20,7 +20,8 @@ def apply(model: Any, config: TrainConfig) -> Tuned:
     """Put adapters beside the chosen linear layers, or continue the last of the given adapters.
 
     Raises:
-        ConfigError: when a target module does not exist, or the start does not go with the other options.
+        ConfigError: when a target module does not exist, the start does not go with the other options, or there are
+            no experts although they are to be adapted.
     """
     tuned, new = put_on(model, config, lambda base: _settings(base, config))
     if new and initial(config.lora) in start.CHANGES_BASE:
@@ -41,11 +42,34 @@ def _settings(model: Any, config: TrainConfig) -> Any:
         lora_alpha=whole(alpha(options, options.lora_rank)),
         lora_dropout=options.lora_dropout,
         target_modules=targets(model, options.lora_target, "lora_target"),
+        target_parameters=_experts(model, config) if options.lora_experts else None,
         modules_to_save=list(options.additional_target) or None,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
         init_lora_weights=_init(options),
     )
+
+
+def _experts(model: Any, config: TrainConfig) -> list[str]:
+    """Names of the experts' tensors, (experts, out, in) each, without the number of the layer."""
+    options = config.lora
+    odd = {
+        "lora_dropout": options.lora_dropout > 0,
+        "use_dora": options.use_dora,
+        "init_lora_weights": initial(options) != "default",
+        "quantization_bit": bool(config.quant.quantization_bit),
+    }
+    for name, given in odd.items():
+        if given:
+            raise ConfigError(f"{name} does not go with adapters on experts", where=f"lora_experts, {name}")
+    names = expert_names(model)
+    if not names:
+        raise ConfigError(
+            f"a {model.config.model_type} model has no experts that are one tensor a layer",
+            where="lora_experts",
+            hint="Leave lora_experts out.",
+        )
+    return names
 
 
 def _check_whole_modules(model: Any, wanted: tuple[str, ...]) -> None:

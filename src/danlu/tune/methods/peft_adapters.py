@@ -53,6 +53,12 @@ def linear_names(model: Any) -> dict[str, list[Any]]:
     return found
 
 
+def expert_names(model: Any) -> list[str]:
+    """Names of tensors that hold the experts of a layer, such as ``mlp.experts.down_proj``."""
+    found = (name for name, weight in model.named_parameters() if weight.ndim == 3 and ".experts." in name)
+    return sorted({name[name.rindex(".", 0, name.index(".experts.")) + 1 :] for name in found})
+
+
 def _is_linear(module: Any) -> bool:
     """Whether a layer is y = W x + b, also with W stored transposed (GPT-2), in few bits, or by code of its own.
 

@@ -58,6 +58,7 @@ class LoraOptions(Options):
     lora_alpha: float | None = option(None, "scale: the update is multiplied by alpha / r; 2 r by default")
     lora_dropout: Share = option(0.0, "dropout on the adapter's input")
     lora_target: Words = option(("all",), "modules to adapt; all = every linear layer but the head")
+    lora_experts: bool = option(False, "adapt the experts of a mixture too, each with its own A and B (lora only)")
     additional_target: Words = option((), "modules trained in full and saved beside the adapter")
     use_rslora: bool = option(False, "scale by alpha / sqrt(r)")
     use_dora: bool = option(False, "learn magnitude and direction apart (DoRA)")
@@ -104,7 +105,7 @@ class OftOptions(Options):
 class Ia3Options(Options):
     """Trained factors of a few activations."""
 
-    ia3_target: Words = option(("k_proj", "v_proj", "down_proj"), "linear layers to adapt")
+    ia3_target: Words = option(("k_proj", "v_proj", "down_proj"), "linear layers to adapt; by default the family's own")
     ia3_feedforward: Words = option(("down_proj",), "those of them that are multiplied at their input")
 
 
