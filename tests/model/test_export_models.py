@@ -161,6 +161,15 @@ def test_a_foreign_folder_is_refused(tiny_models: dict[str, Path], tmp_path: Pat
         export_llama(tiny_models, target / "thesis.txt")
 
 
+def test_a_taken_folder_is_refused_before_anything_is_loaded(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    monkeypatch.setattr("danlu.models.export.load_tokenizer", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(RunError, match="not empty and was not written by"):
+        export_verb(model_name_or_path=str(tiny_models["llama"]), output_dir=str(tmp_path))
+
+
 def test_a_full_disk_leaves_the_former_export(
     tiny_models: dict[str, Path], tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

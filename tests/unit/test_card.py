@@ -121,6 +121,14 @@ def test_an_adapter_that_stays_beside_its_base() -> None:
     assert "pipeline(" not in body
 
 
+def test_adapters_that_were_merged_without_a_run() -> None:
+    _, body = card(Facts(), method=None)
+    assert "as it is" not in body
+    assert "with adapters whose training is not recorded here" in body
+    both = [{"path": "/home/me/runs/first"}, {"path": "/home/me/runs/mine"}]
+    assert "first (merged), mine (beside the base)" in card(Facts(), adapters=both, kept="/home/me/runs/mine")[1]
+
+
 def test_licences_of_bases(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: qwen\n---\n# Base\n")
     found = base_licence(str(tmp_path))

@@ -6,8 +6,9 @@ import json
 import re
 
 import pytest
+from typer.testing import CliRunner
 
-from danlu.cli.models import list_models, show_model
+from danlu.cli.models import app, list_models, show_model
 from danlu.core.errors import UsageError
 from danlu.data.named_templates import named_templates
 from danlu.models.zoo import families, family_named, family_of_type, find, modelscope_id, packaged_models
@@ -95,7 +96,11 @@ def test_the_list_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Qwen/Qwen2.5-1.5B" in free
     assert "Qwen/Qwen2.5-3B" not in free
     assert "Qwen/Qwen2.5-3B" in json.dumps(list_models(licence="qwen research"))
+    capsys.readouterr()
     assert list_models(family="nothing") == []
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no model fits" in shown.err
 
 
 def test_a_family_and_a_release_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,3 +116,13 @@ def test_a_family_and_a_release_are_shown(capsys: pytest.CaptureFixture[str]) ->
     assert release["modules"]["mlp"] == ["gate_proj", "up_proj", "down_proj"]
     unknown = show_model("some/model")
     assert unknown == {"name": "some/model", "kind": "hub", "path": None}
+    assert "knows no more of it" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"no model family named 'qwen25'.*qwen2\.5"):
+        show_model("qwen25")
+
+
+def test_templates_are_listed_as_they_are_written() -> None:
+    answer = CliRunner().invoke(app, ["templates"])
+    assert answer.exit_code == 0, answer.exception
+    for template in named_templates().values():
+        assert " ".join(template.about.split()[-2:]) in " ".join(answer.output.split())

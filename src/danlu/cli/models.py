@@ -14,7 +14,16 @@ from rich.table import Column, Table
 from danlu.core.console import note, out, warn
 from danlu.core.errors import MissingDependency, ModelError
 from danlu.models.sources import read_folder_json, resolve_model
-from danlu.models.zoo import Licence, ModelFamily, Release, families, family_of_type, find, packaged_models
+from danlu.models.zoo import (
+    Licence,
+    ModelFamily,
+    Release,
+    families,
+    family_named,
+    family_of_type,
+    find,
+    packaged_models,
+)
 from danlu.models.zoo_table import family_cells
 
 app = typer.Typer(no_args_is_help=True, help="Known models, what a name means, templates for models without one.")
@@ -65,7 +74,7 @@ def _templates(as_json: JsonOption = False) -> None:
         return
     table = Table("name", "about", box=None)
     for row in rows:
-        table.add_row(row["name"], row["about"])
+        table.add_row(row["name"], escape(row["about"]))
     out.print(table)
 
 
@@ -96,15 +105,19 @@ def list_models(
     if as_json:
         _print_json(rows)
         return rows
+    if not rows:
+        note("no model fits; danlu models list without filters shows all of them")
+        return rows
     if packaged:
         out.print(_packaged_table(packaged))
         out.print()
-    name = Column("family", no_wrap=True)
-    table = Table(name, "billions", "context", Column("template", no_wrap=True), "licence", "", box=None)
+    name, licences = Column("family", no_wrap=True), Column("licence", overflow="fold")
+    table = Table(name, "billions", "context", Column("template", no_wrap=True), licences, "", box=None)
     for one, fitting in known:
         remark = "not readable" if one.needs_code else "padded" if not one.packed else ""
         table.add_row(*family_cells(one, fitting), remark)
-    out.print(table)
+    if known:
+        out.print(table)
     out.print("danlu models show NAME: releases, layers, and what to know before training.", style="quiet")
     return rows
 
@@ -191,6 +204,7 @@ def show_model(name: str, *, fit: bool = False, as_json: bool = False) -> dict[s
 
     Raises:
         ModelError: when there is no such model.
+        UsageError: for a name that is neither a hub id nor that of a family.
         MissingDependency: when ``fit`` is asked for without torch.
     """
     facts = _facts(name)
@@ -229,6 +243,10 @@ def _facts(name: str) -> dict[str, Any]:
         facts |= _folder_facts(source.path)
     elif known is not None:
         facts |= _release_facts(*known)
+    elif source.kind == "hub" and "/" not in name:
+        family_named(name)  # refuses, and tells names that are near
+    elif source.kind == "hub":
+        note("it has the form of a hub id; danlu knows no more of it before it is fetched")
     return facts
 
 

@@ -99,10 +99,15 @@ def _what(lineage: Mapping[str, Any], facts: Facts, form: str) -> str:
     learnt = STAGES.get(stage, f"data of the stage {stage}" if stage else "data that is not recorded")
     how = f"tuned with the method {method} on {learnt}" if method else "as it is"
     kind = FORMS.get(form, "model folder")
-    merged = ", ".join(Path(item["path"]).name for item in lineage["adapters"])
+    if not method and lineage["adapters"]:
+        how = "with adapters whose training is not recorded here"
+    adapters = ", ".join(
+        f"{Path(item['path']).name} ({'beside the base' if item['path'] == lineage['kept'] else 'merged'})"
+        for item in lineage["adapters"]
+    )
     rows = {
         "Base model": shown,
-        "Adapters": merged and f"{merged} ({'beside the base' if lineage['kept'] else 'merged'})",
+        "Adapters": adapters,
         "Weights": f"{lineage['parameters']:,}, {lineage['dtype']}",
     }
     return f"{shown}, {how}, as a {kind}.\n\n" + table(("", ""), rows.items())

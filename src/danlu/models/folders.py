@@ -28,7 +28,7 @@ def whole_folder(target: Path, *, marker: str) -> Iterator[Path]:
     Raises:
         RunError: when ``target`` holds something else, or cannot be written (nothing half is left).
     """
-    _check_target(target, marker)
+    check_target(target, marker)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
@@ -45,7 +45,12 @@ def whole_folder(target: Path, *, marker: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_target(target: Path, marker: str) -> None:
+def check_target(target: Path, marker: str) -> None:
+    """Refuse a folder that holds what this command did not write, before anything is computed for it.
+
+    Raises:
+        RunError: when it is a file, or holds something else.
+    """
     if not target.exists():
         return
     if not target.is_dir():

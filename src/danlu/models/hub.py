@@ -8,6 +8,7 @@ from pathlib import Path
 from danlu.core.console import note
 from danlu.core.errors import ModelError
 from danlu.core.hub import BRANCH, TITLES, HubError, Site, Wanted, silent, site_of, snapshot
+from danlu.core.workspace import offline
 from danlu.models.zoo import find, modelscope_id
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
@@ -48,11 +49,11 @@ def fetch(
     except HubError as error:
         if why is None:
             raise ModelError(f"{error.what}", where=repository, hint=error.hint) from error
-        other = "modelscope" if site == "huggingface" else "huggingface"
+        other: Site = "modelscope" if site == "huggingface" else "huggingface"
+        else_asked = "" if offline() else f"; DANLU_HUB={other} asks {TITLES[other]}"
         raise ModelError(
             f"the model {name!r} is not on this machine and {why}",
-            hint=f"Give a model folder, a GGUF file, or the packaged name smollm2-135m; DANLU_HUB={other} asks "
-            f"{TITLES[site_of(other)]}.",
+            hint=f"Give a model folder, a GGUF file, or the packaged name smollm2-135m{else_asked}.",
         ) from error
 
 

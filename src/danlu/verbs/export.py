@@ -10,8 +10,9 @@ from danlu.core.checkpoints import step_of
 from danlu.core.config import build
 from danlu.core.console import note, out
 from danlu.core.errors import DanluError, UsageError
-from danlu.core.run import resolve_run
+from danlu.core.run import EXPORTED, resolve_run
 from danlu.models.export_config import ExportConfig, check_export
+from danlu.models.folders import check_target
 
 if TYPE_CHECKING:
     from danlu.models.export_report import ExportReport
@@ -40,7 +41,6 @@ def export(config: ExportConfig | None = None, **keys: Any) -> ExportReport:
         if options.run
         else plain_model(str(options.model_name_or_path), options.adapter_name_or_path)
     )
-    note("Loading, merging, writing and checking …")
     report = _write(options, source, _trained_with(options.run))
     show(report)
     return report
@@ -50,6 +50,8 @@ def _write(options: ExportConfig, source: TrainedModel, trained: TrainConfig | N
     """Write the form that is asked for."""
     chosen = _format(options, source)
     target = _target(options, source, chosen)
+    check_target(target, EXPORTED)
+    note("Loading, merging, writing and checking …")
     source = replace(source, options=_card(trained))
     form: dict[str, Any] = {"device": options.device}
     weights: dict[str, Any] = {
