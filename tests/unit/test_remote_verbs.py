@@ -138,3 +138,21 @@ def test_every_option_is_on_the_page(root: Path, language: str) -> None:
     page = (root / "docs" / language / "engines.md").read_text(encoding="utf-8")
     table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     assert [name for name in EngineOptions.model_fields if not any(f"`{name}`" in cell for cell in table)] == []
+
+
+def test_a_benchmark_of_a_service(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "sums.csv"
+    table.write_text("question,A,B,C,answer\n一加一？,1,2,3,B\n二加一？,1,2,3,C\n", encoding="utf-8")
+    service.answer = lambda body: chat("答案是B。")
+    words = ["bench", str(table), "--api", service.url, "--model", "m", "--output", str(tmp_path / "out")]
+    run(*words, "--protocol", "chat", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["diagnostics"]["n"] == 2
+    assert {number["value"] for number in found["scores"] if number["metric"] == "accuracy"} == {0.5}
+    asked = len(service.bodies)
+    run(*words, "--protocol", "chat")
+    assert len(service.bodies) == asked  # what was answered is not asked again
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--protocol", "letter", "--output", str(tmp_path / "letters")])
+    assert stop.value.code == 2
+    assert "log-probabilities" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from danlu.cli.service import Api, KeyName, NoCache, service_options
+
 if TYPE_CHECKING:
     from danlu.evaluate.benchmarks.results import Results
 
@@ -32,6 +34,9 @@ def run_benchmark(
     run: Annotated[str | None, typer.Option("--run", help="run directory, or one of its checkpoints")] = None,
     model: Annotated[str | None, typer.Option("--model", help="without a run: folder, hub id, GGUF, name")] = None,
     adapter: Annotated[list[str] | None, typer.Option("--adapter", help="adapter on --model; repeatable")] = None,
+    api: Api = None,
+    api_key_env: KeyName = None,
+    no_cache: NoCache = False,
     data: Annotated[str | None, typer.Option(help="folder, .zip, file, hub, or a hub's dataset id")] = None,
     split: Annotated[str | None, typer.Option(help="dev, val or test; the usual one by default")] = None,
     protocol: Annotated[str | None, typer.Option(help="how it is asked; danlu bench show NAME lists them")] = None,
@@ -48,6 +53,7 @@ def run_benchmark(
     from danlu.verbs.bench import bench
 
     more: dict[str, Any] = {key: word for key, word in (("template", template), ("dtype", dtype)) if word}
+    more |= service_options(api, api_key_env, no_cache)
     results = bench(
         name,
         run,

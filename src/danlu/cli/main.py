@@ -14,6 +14,7 @@ from danlu.cli.data import app as data_app
 from danlu.cli.metrics import app as metrics_app
 from danlu.cli.models import app as models_app
 from danlu.cli.preview import preview
+from danlu.cli.service import Api, KeyName, NoCache, service_options
 from danlu.core.errors import UsageError, explained
 from danlu.core.ranks import is_main
 from danlu.core.workspace import share_cores
@@ -39,11 +40,6 @@ data_app.command("preview")(preview)
 Run = Annotated[str | None, typer.Option("--run", help="run directory, or one of its checkpoints")]
 Model = Annotated[str | None, typer.Option("--model", help="without a run: folder, hub id, GGUF file or known name")]
 Adapters = Annotated[list[str] | None, typer.Option("--adapter", help="adapter on --model; may be repeated")]
-Api = Annotated[str | None, typer.Option("--api", help="address of a service; --model is its model then")]
-KeyName = Annotated[
-    str | None, typer.Option("--api-key-env", help="environment variable with the service's key [OPENAI_API_KEY]")
-]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="with --api: ask again what was answered before")]
 
 
 @app.command(context_settings=WORDS)
@@ -85,7 +81,7 @@ def evaluate(
     """Measure a run or a model on rows with known answers: dataset=… [max_samples=50 metric_set=standard …]."""
     from danlu.verbs.evaluate import evaluate as measure
 
-    keys = _keys(context.args) | _service(api, api_key_env, no_cache)
+    keys = _keys(context.args) | service_options(api, api_key_env, no_cache)
     measure(run, model=model, adapter=adapter or (), **keys)
 
 
@@ -103,7 +99,7 @@ def predict(
     from danlu.core.console import out
     from danlu.verbs.evaluate import predict as write
 
-    keys = _keys(context.args) | _service(api, api_key_env, no_cache)
+    keys = _keys(context.args) | service_options(api, api_key_env, no_cache)
     file = write(run, model=model, adapter=adapter or (), **keys)
     out.print(str(file), markup=False, soft_wrap=True)
 
@@ -232,7 +228,7 @@ def chat(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        **_service(api, api_key_env),
+        **service_options(api, api_key_env),
     )
 
 
@@ -260,12 +256,6 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="machine-readab
     from danlu.cli.doctor import list_plugins
 
     list_plugins(as_json=as_json)
-
-
-def _service(api: str | None, key_name: str | None, no_cache: bool = False) -> dict[str, Any]:
-    """Options of a service, those that are given."""
-    given = {"api": api, "api_key_env": key_name, "answer_cache": "off" if no_cache else None}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _keys(words: list[str]) -> dict[str, Any]:

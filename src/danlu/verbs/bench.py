@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,8 @@ def bench(
         adapter: adapters on ``model``.
         output: folder for the answers and results; by default in ``<run>/bench`` or ``runs/<model>-bench``.
         engine: instead of a run or a model: anything that answers (:class:`danlu.engine.protocol.Engine`).
-        options: those of :func:`prepare`; others are keys of a configuration (``template``, ``dtype`` …).
+        options: those of :func:`prepare`; others are keys of a configuration (``template``, ``dtype`` …) or of
+            :class:`danlu.engine.options.EngineOptions`: with ``api`` the model of that name at a service.
 
     Raises:
         DanluError: with what is wrong, where and what to do.
@@ -128,11 +130,15 @@ def bench(
     task = prepare(name, **{key: value for key, value in options.items() if key in known})
     rest = {key: value for key, value in options.items() if key not in known}
     if engine is None:
-        answering = _open(run, model, adapter, rest)
-    elif run is not None or model is not None or rest:
+        with _answering(run, model, adapter, rest) as answering:
+            return _measured(task, answering, output)
+    if run is not None or model is not None or rest:
         raise UsageError("an engine answers by itself: name no run, model or options for one")
-    else:
-        answering = Answering(engine, {"engine": type(engine).__name__}, Path("runs/engine-bench"))
+    answering = Answering(engine, {"engine": type(engine).__name__}, Path("runs/engine-bench"))
+    return _measured(task, answering, output)
+
+
+def _measured(task: Task, answering: Answering, output: str | Path | None) -> Results:
     folder = Path(output) if output is not None else answering.folder / _folder_name(task)
     return run_task(task, answering.engine, answering.identity, folder)
 
@@ -141,21 +147,20 @@ def _folder_name(task: Task) -> str:
     return f"{task.benchmark.name}-{task.split}-{task.protocol_name}-{task.shots}shot"
 
 
-def _open(run: str | Path | None, model: str | None, adapter: Sequence[str], keys: dict[str, Any]) -> Answering:
-    from danlu.core.manifest import weights_fingerprint
-    from danlu.models.loading import model_folder
-    from danlu.verbs.opening import engine_of, open_model, refuse_reward_model, settings
+@contextmanager
+def _answering(
+    run: str | Path | None, model: str | None, adapter: Sequence[str], keys: dict[str, Any]
+) -> Iterator[Answering]:
+    """A run, a model in this process, replicas of one, or a model behind a URL."""
+    from danlu.verbs.asking import asking_of, check_service, engine_options
+    from danlu.verbs.opening import refuse_reward_model, settings
 
-    config, source, place = settings(run, model, adapter, keys)
+    engines, rest = engine_options(keys)
+    check_service(engines, run, model, adapter)
+    config, source, place = settings(run, model, adapter, rest)
     refuse_reward_model(source)
-    opened = open_model(config, source)
-    base = model_folder(source.model)
-    identity = {
-        "model": str(source.model),
-        "weights": str(weights_fingerprint(base)),
-        "adapters": ", ".join(f"{path}:{weights_fingerprint(Path(path))}" for path in source.adapters),
-        "template": opened.text.template.digest,
-        "dtype": str(opened.model.dtype).removeprefix("torch."),
-    }
     folder = place / "bench" if run is not None else Path("runs") / f"{Path(str(model)).name}-bench"
-    return Answering(engine_of(opened), identity, folder)
+    with asking_of(config, source, engines) as asking:
+        dtype = getattr(getattr(asking.engine, "model", None), "dtype", config.model.dtype)
+        identity = {**asking.identity, "dtype": str(dtype).removeprefix("torch.")}
+        yield Answering(asking.engine, identity, folder)
