@@ -161,9 +161,19 @@ def test_the_command_fetches_by_a_short_name_and_asks_the_hub_of_the_environment
     assert names(tmp_path / "here") == READ
 
 
-def test_what_is_here_is_not_fetched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_here_is_not_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fetch_model("smollm2-135m").suffix == ".gguf"
+    assert "on this machine already (packaged)" in capsys.readouterr().err
+    folder = tmp_path / "chatglm2-6b"  # the zoo knows a release of that name; the folder is meant
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    assert fetch_model("chatglm2-6b").resolve() == folder
     with pytest.raises(ModelError, match="on this machine already"):
-        fetch_model("smollm2-135m")
+        fetch_model("smollm2-135m", to=tmp_path / "elsewhere")
     monkeypatch.setenv("DANLU_OFFLINE", "1")
     with pytest.raises(ModelError, match="danlu is told to stay offline"):
         fetch_model("baichuan-inc/Baichuan2-7B-Chat")

@@ -123,7 +123,7 @@ def list_models(
 
 
 def fetch_model(name: str, *, source: str = "auto", revision: str = "main", to: Path | None = None) -> Path:
-    """Download the files of a model that danlu reads, or those that are missing.
+    """Download the files of a model that danlu reads, or those that are missing; what is here already is only named.
 
     Args:
         name: a hub id, or the part behind the slash of one that the zoo knows.
@@ -132,21 +132,24 @@ def fetch_model(name: str, *, source: str = "auto", revision: str = "main", to: 
         to: a folder for the files; the hub's cache by default.
 
     Raises:
-        ModelError: when the name means something on this machine, or the hub does not give it.
+        ModelError: when ``to`` is given for something on this machine, or the hub does not give it.
         UsageError: for an unknown source.
         MissingDependency: without the hub's client.
     """
     from danlu.models.hub import fetch
 
-    known = None if name in packaged_models() else find(name)
+    known = None if name in packaged_models() or Path(name).expanduser().exists() else find(name)
     if known and known[1]:
         name = known[1].id
     if known and known[0].needs_code:
         why = known[0].needs_code
         warn(f"{why.reason} needs Python code from its folder, which danlu never runs. {why.instead}")
     meant = resolve_model(name)
-    if meant.kind != "hub":
-        raise ModelError(f"{name} is on this machine already ({meant.kind})", where=str(meant.path))
+    if meant.path is not None:
+        if to is not None:
+            raise ModelError(f"{name} is on this machine already ({meant.kind})", where=str(meant.path))
+        note(f"{name} is on this machine already ({meant.kind})")
+        return meant.path
     folder = fetch(name, revision=revision, source=source, folder=to)
     files = [file for file in folder.iterdir() if file.is_file()]
     note(f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB")
