@@ -15,6 +15,7 @@ from danlu.core.errors import UsageError
 from danlu.engine.beginnings import Beginnings, grouped
 from danlu.engine.protocol import GenerationOptions, Request, ScoreRequest
 from danlu.engine.scorer import Examined, affordable_tokens
+from danlu.engine.scoring import exact_head
 from danlu.models.abilities import Abilities, examine
 from danlu.models.adapters import attach
 from danlu.models.loading import load_model
@@ -200,6 +201,18 @@ def test_a_context_that_sees_itself_is_read_whole(chatglm1: Path, kind: str) -> 
         prompt = prompts[int(item.key)]
         rows = [[*prompt, *engine.renderer.content_ids(text)] for text in ("a", "bcd e")]
         assert_scored(item, *textbook(model, rows, len(prompt)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_are_not_rounded_to_the_precision_of_the_weights(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("danlu.engine.scoring.PART", 7)
+    torch.manual_seed(3)
+    head = torch.nn.Linear(16, 40, bias=bias).bfloat16()
+    states = torch.randn(5, 16).bfloat16()
+    found = exact_head(head)(states)
+    expected = states.double() @ head.weight.double().T + (head.bias.double() if bias else 0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    assert not torch.equal(found, head(states).float())
 
 
 @pytest.mark.parametrize("kind", ["plain", "lora", "prefix"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from danlu.engine.scoring import Sheet, foretold
+from danlu.engine.scoring import Sheet, exact_head, foretold
 from danlu.models.abilities import Abilities
 from danlu.models.attention import Beginning, packed_options
 
@@ -113,8 +113,8 @@ class Pack:
         places = torch.tensor(self.places, device=device)
         head = None
         if abilities.plain_head:
-            head = model.get_output_embeddings()
-            rows = model.base_model(**told).last_hidden_state[0, places].to(head.weight.dtype)
+            head = exact_head(model.get_output_embeddings())
+            rows = model.base_model(**told).last_hidden_state[0, places]
         else:
             rows = model(**told, logits_to_keep=places).logits[0]
         log_probs, greedy = foretold(rows, self.wanted, head)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from danlu.engine.decoding import first_positions, pad_left
 from danlu.engine.joining import Joined
@@ -20,6 +20,9 @@ from danlu.models.prefix import split_prefix
 
 CHUNK = 256
 """Positions whose probabilities exist at one time: CHUNK × vocabulary numbers."""
+
+PART = 16_384
+"""Rows of the output layer that are widened at a time."""
 
 
 @dataclass(slots=True)
@@ -113,6 +116,23 @@ def read_rows(model: Any, rows: Sequence[ScoreRow], pad: int) -> None:
             start += row.kept
 
 
+def exact_head(head: Any) -> Callable[[Tensor], Tensor]:
+    """The output layer in float32, for hidden states (n, d) of any precision.
+
+    In bfloat16 logits have eight bits: of fifty questions with four choices, some have two that are equally likely. The
+    states and weights tell them apart. Weights are widened a part at a time; other layers than plain ones are left.
+    """
+    if type(head) is not nn.Linear or head.weight.dtype == torch.float32:
+        return lambda states: head(states.to(head.weight.dtype))
+
+    def logits(states: Tensor) -> Tensor:
+        wide = states.float()
+        parts = [nn.functional.linear(wide, part.float()) for part in head.weight.split(PART)]
+        return torch.cat(parts, dim=-1) if head.bias is None else torch.cat(parts, dim=-1) + head.bias.float()
+
+    return logits
+
+
 def foretold(
     states: Tensor, wanted: Sequence[tuple[int, int]], head: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[list[float], list[bool]]:
@@ -121,7 +141,7 @@ def foretold(
     Args:
         states: (n, d) hidden states for ``head``, or without one (n, vocabulary) logits; any precision.
         wanted: (row of the states, token).
-        head: the output layer.
+        head: the output layer, for instance of :func:`exact_head`.
     """
     rows, tokens = torch.tensor(wanted, device=states.device).unbind(1)
     log_probs = torch.empty(len(wanted), dtype=torch.float32, device=states.device)
