@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from chatglm_tiny import checkpoint
+from chatglm_tiny import golden as tensors
 from torch import Tensor
 
 from danlu.models.chatglm.v1.configuration import ChatGLMConfig
@@ -24,15 +25,12 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 @pytest.fixture(scope="module")
 def folder(shared: Path) -> Path:
-    found = shared / "data" / "chatglm" / "tiny_v1"
-    if not found.is_dir():
-        pytest.skip(f"no reference tensors ({found})")
-    return found
+    return checkpoint(shared, "tiny_v1")
 
 
 @pytest.fixture(scope="module")
 def golden(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "golden.safetensors")
+    return tensors(folder)
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatglm_tiny import checkpoint
+from chatglm_tiny import golden as tensors
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 
@@ -29,17 +31,12 @@ ANSWER = 20
 @pytest.fixture(scope="module")
 def original(shared: Path) -> Path:
     """The tiny checkpoint, in the original layout."""
-    folder = shared / "data" / "chatglm" / "tiny_v2"
-    if not folder.is_dir():
-        pytest.skip(f"no reference checkpoint ({folder})")
-    return folder
+    return checkpoint(shared, "tiny_v2")
 
 
 @pytest.fixture(scope="module")
 def golden(original: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(str(original / "golden.safetensors"))
+    return tensors(original)
 
 
 @pytest.fixture(scope="module")
