@@ -13,6 +13,7 @@ from typing import Any
 
 from danlu.core.errors import MissingDependency, ModelError, UsageError
 from danlu.data.schema import Conversation
+from danlu.engine.joining import shared
 from danlu.engine.protocol import (
     Completion,
     FinishReason,
@@ -98,7 +99,7 @@ class VllmEngine:
             alone, *joined = (self._ids(text) for text in texts_of(request, "vLLM", request.key))
             if max(map(len, joined)) >= self.context:
                 raise UsageError(f"it does not fit into the context of {self.context} tokens", where=request.key)
-            start = _same(alone, *joined)
+            start = shared(alone, *joined)
             if not start:
                 raise UsageError("the first token of a text has no log-probability", where=request.key)
             outputs = self._run(joined, [choice] * len(joined))
@@ -150,12 +151,6 @@ class VllmEngine:
         text, _ = cut_at_stop(text, request.options.stop)
         finish: FinishReason = "length" if answer.finish_reason == "length" else "stop"
         return Completion(request.key, text, tokens, finish, prompt, cut)
-
-
-def _same(*sequences: Sequence[int]) -> int:
-    """How many tokens all sequences begin with."""
-    columns = enumerate(zip(*sequences))
-    return next((place for place, column in columns if len(set(column)) > 1), min(map(len, sequences)))
 
 
 def _seen(ids: Sequence[int], places: Sequence[Any], start: int) -> tuple[tuple[float, ...], bool]:

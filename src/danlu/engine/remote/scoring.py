@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from danlu.core.errors import UsageError
+from danlu.engine.joining import shared
 from danlu.engine.protocol import Scored, ScoreRequest
 from danlu.engine.remote.failures import RemoteError
 
@@ -61,9 +62,7 @@ def scored(request: ScoreRequest, echoes: Sequence[Echo], where: str) -> Scored:
     Raises:
         RemoteError: when a token that counts has no log-probability (the first one of an empty prompt).
     """
-    start = 0
-    while all(len(echo.tokens) > start for echo in echoes) and len({echo.tokens[start] for echo in echoes}) == 1:
-        start += 1
+    start = shared(*(echo.tokens for echo in echoes))
     joined = echoes[1:]
     parts = [echo.log_probs[start:] for echo in joined]
     if any(math.isnan(number) for part in parts for number in part):
