@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias
 from danlu.core.console import note, warn
 from danlu.core.errors import DataError, RunError, UsageError
 from danlu.core.files import replacing, write_json
+from danlu.evaluate.lines import append, encoded
 
 Style: TypeAlias = Literal["et", "lf", "danlu"]
 
@@ -102,15 +103,7 @@ class PredictionFile:
         if index in self._rows:
             raise UsageError(f"row {index} already has an answer", where=str(self.path))
         row = {"prompt": prompt, "predict": predict, "label": label, **extra, "index": index}
-        try:
-            with self.path.open("ab", buffering=0) as stream:
-                stream.write(_encode(row) + b"\n")
-        except OSError as error:
-            raise RunError(
-                f"cannot write it: {error.strerror or error}",
-                where=str(self.path),
-                hint="Free some space and run the same command again; finished answers are kept.",
-            ) from error
+        append(self.path, row)
         self._rows[index] = row
         self._finished = False
 
@@ -142,7 +135,7 @@ class PredictionFile:
                 row.pop("index", None)
                 row.update(scores[index])
                 row["index"] = index
-        lines = [_encode(self._final(self._rows[index])) for index in range(self.total)]
+        lines = [encoded(self._final(self._rows[index])) for index in range(self.total)]
         text = b"\n".join(lines) + (b"\n" if lines and self.style != "et" else b"")
         with replacing(self.path) as temporary:
             temporary.write_bytes(text)
@@ -181,7 +174,7 @@ class PredictionFile:
             warn(f"{self.path.name}: a line that was cut off is dropped, its row is answered again")
         if len(self._rows) < len(rows) or not whole or not raw.endswith(b"\n"):
             with replacing(self.path) as temporary:
-                temporary.write_bytes(b"".join(_encode(row) + b"\n" for row in self._rows.values()))
+                temporary.write_bytes(b"".join(encoded(row) + b"\n" for row in self._rows.values()))
         if self._rows and not self._finished:
             note(f"{self.path.name}: {len(self._rows)} of {self.total} answers are kept")
 
@@ -248,14 +241,6 @@ def _parse(raw: bytes) -> tuple[list[dict[str, Any]], bool]:
         elif line.strip():
             whole = False
     return rows, whole
-
-
-def _encode(row: Mapping[str, Any]) -> bytes:
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:  # half of a surrogate pair: only an escape can carry it
-        return json.dumps(row).encode("ascii")
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

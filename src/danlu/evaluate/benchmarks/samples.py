@@ -14,6 +14,7 @@ from typing import Any
 from danlu.core.console import note, warn
 from danlu.core.errors import RunError
 from danlu.core.files import replacing
+from danlu.evaluate.lines import append, encoded
 
 FILE_NAME = "samples.jsonl"
 
@@ -72,15 +73,7 @@ class SampleFile:
         Raises:
             RunError: when the disk is full.
         """
-        try:
-            with self.path.open("ab", buffering=0) as stream:
-                stream.write(_encoded(row))
-        except OSError as error:
-            raise RunError(
-                f"cannot write it: {error.strerror or error}",
-                where=str(self.path),
-                hint="Free some space and run the same command again; finished answers are kept.",
-            ) from error
+        append(self.path, row)
         self.rows[row["key"]] = dict(row)
 
     def finish(self) -> list[dict[str, Any]]:
@@ -91,14 +84,7 @@ class SampleFile:
     def _rewrite(self) -> None:
         self.rows = dict(sorted(self.rows.items(), key=lambda entry: self._order[entry[0]]))
         with replacing(self.path) as temporary:
-            temporary.write_bytes(b"".join(map(_encoded, self.rows.values())))
-
-
-def _encoded(row: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair: only an escape can carry it
-        return json.dumps(row).encode("ascii") + b"\n"
+            temporary.write_bytes(b"".join(encoded(row) + b"\n" for row in self.rows.values()))
 
 
 def _decoded(line: bytes) -> dict[str, Any] | None:
